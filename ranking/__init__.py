@@ -1,0 +1,23 @@
+"""The domain of feedloop: values and pure functions, no orchestration, no registry, no clock.
+
+Where to look first:
+
+- ``values``        the two frozen bases, ``Value`` (results) and ``Knobs`` (settings)
+- ``results``       what travels between tasks: Snapshot, Split, Training, Comparison, Verdict, …
+- ``errors``        the exception tree
+- ``features``      which columns a model reads: roles, features, history; light, travels in the bundle
+- ``interactions``  checks of an interaction log
+- ``history``       point-in-time features as Ibis expressions
+- ``split``         train, validation and holdout by time; refuses leakage
+- ``encoding``      vocabularies and scalers, fitted on train only
+- ``batches``       columns to tensors to batches
+- ``models``        the list of architectures
+- ``module``        Lightning glue;  ``training`` fits it;  ``bundle`` saves, verifies and scores it
+- ``metrics``       AUC, GAUC, log loss, calibration as functions of arrays
+- ``comparison``    champion against challenger with clustered standard errors
+- ``guardrails``    the ordered list of rules that can stop a promotion
+- ``verdict``       PROMOTE, A_B_TEST or REJECT, with the reason
+- ``world``         the seeded sample feed
+
+Nothing is re-exported here, so that importing one module costs only that module.
+"""

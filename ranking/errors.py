@@ -1,0 +1,138 @@
+"""Every error feedloop raises on purpose.
+
+::
+
+    FeedloopError
+    ├── SettingsError                 a knob is wrong, unknown or missing
+    ├── DataError                     the interaction log cannot be used
+    │   ├── UnreadableData            not there, not parquet, corrupt
+    │   ├── MissingColumn             a role or feature names a column that is not there
+    │   ├── InvalidInteractions       types, nulls, duplicates, labels, times, one class
+    │   └── EmptyWindow               no row between the window's start and the cut-off
+    ├── SplitError                    no fair train / validation / holdout can be cut
+    │   └── LeakageError              the holdout overlaps what a model was trained on
+    ├── TrainingError                 the fit diverged or had nothing to learn from
+    ├── BundleError                   a model bundle cannot be used
+    │   └── TamperedBundle            bytes do not match the manifest or the expected digest
+    ├── ComparisonError               the two models cannot be compared fairly
+    ├── RegistryError                 the registry answered, and the answer is no
+    │   ├── RegistryUnavailable       the registry did not answer (transient; it is retried)
+    │   └── UnknownModel              no such version or alias
+    ├── PromotionError                the champion stays as it is
+    │   ├── PromotionRefused          the verdict, the approval or the policy says no
+    │   └── StaleChampion             the champion changed since it was compared
+    ├── RollbackError                 there is nothing healthy to go back to
+    └── StorageError                  a file or folder cannot be written
+
+Each message says what happened, with the numbers, and what to do.  Errors of other libraries are
+translated once, in the adapter that calls them.
+"""
+
+
+class FeedloopError(Exception):
+    """Root of the tree.  ``exit_code`` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class SettingsError(FeedloopError):
+    """Raised when a knob is wrong, unknown or missing."""
+
+    exit_code = 2
+
+
+class DataError(FeedloopError):
+    """Raised when the interaction log cannot be used."""
+
+    exit_code = 3
+
+
+class UnreadableData(DataError):
+    """Raised when the data are not there, are not parquet, or are corrupt."""
+
+
+class MissingColumn(DataError):
+    """Raised when a role or a feature names a column that the data do not have."""
+
+
+class InvalidInteractions(DataError):
+    """Raised when rows break the contract: types, nulls, duplicates, labels, times, one class."""
+
+
+class EmptyWindow(DataError):
+    """Raised when no row lies between the window's start and the cut-off."""
+
+
+class SplitError(FeedloopError):
+    """Raised when no fair train, validation and holdout can be cut."""
+
+    exit_code = 3
+
+
+class LeakageError(SplitError):
+    """Raised when the holdout overlaps what one of the models was trained on."""
+
+
+class TrainingError(FeedloopError):
+    """Raised when the fit diverged or had nothing to learn from."""
+
+    exit_code = 4
+
+
+class BundleError(FeedloopError):
+    """Raised when a model bundle cannot be used."""
+
+    exit_code = 5
+
+
+class TamperedBundle(BundleError):
+    """Raised when a bundle's bytes do not match its manifest or the expected digest."""
+
+
+class ComparisonError(FeedloopError):
+    """Raised when two models cannot be compared fairly."""
+
+    exit_code = 4
+
+
+class RegistryError(FeedloopError):
+    """Raised when the registry answered, and the answer is no."""
+
+    exit_code = 6
+
+
+class RegistryUnavailable(RegistryError):
+    """Raised when the registry did not answer.  Transient: tasks retry it.
+
+    It never means "there is no champion".
+    """
+
+
+class UnknownModel(RegistryError):
+    """Raised when a version or an alias does not exist."""
+
+
+class PromotionError(FeedloopError):
+    """Raised when the champion stays as it is."""
+
+    exit_code = 7
+
+
+class PromotionRefused(PromotionError):
+    """Raised when the verdict, the approval or the policy says no."""
+
+
+class StaleChampion(PromotionError):
+    """Raised when the champion changed since it was compared."""
+
+
+class RollbackError(FeedloopError):
+    """Raised when there is nothing healthy to go back to."""
+
+    exit_code = 7
+
+
+class StorageError(FeedloopError):
+    """Raised when a file or a folder cannot be written."""
+
+    exit_code = 8

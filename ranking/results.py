@@ -1,0 +1,330 @@
+"""The frozen values that travel between tasks.
+
+Read from top to bottom they tell the loop: what was read (``Snapshot``, ``FeatureTable``, ``Split``),
+what was learnt (``Training``, ``ModelRef``), how it compares (``Comparison``), what follows
+(``Finding``, ``Verdict``, ``Evidence``), who agreed (``Approval``) and what was done (``Promotion``,
+``Rollback``, ``LedgerEntry``, ``Retraining``).
+"""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, Field, NonNegativeFloat, NonNegativeInt, model_validator
+
+from ranking.features import FeatureSpec
+from ranking.values import Value, digest
+
+
+class Window(Value):
+    """A half-open stretch of time, ``[start, end)``."""
+
+    start: AwareDatetime
+    end: AwareDatetime
+
+    @model_validator(mode="after")
+    def _runs_forward(self) -> Self:
+        if self.end < self.start:
+            raise ValueError(f"the window ends ({self.end}) before it starts ({self.start})")
+        return self
+
+    @property
+    def days(self) -> float:
+        """Length in days."""
+        return (self.end - self.start) / timedelta(days=1)
+
+
+class Snapshot(Value):
+    """An immutable copy of the validated rows that one run works on.
+
+    ``uri`` is a folder holding ``rows.parquet`` (sorted by time, with ``row_id`` 0…rows-1).
+    ``fingerprint`` is a sha256 of the content: same rows, same fingerprint, whatever the file
+    layout or row order of the source.
+    """
+
+    uri: str
+    fingerprint: str
+    rows: NonNegativeInt
+    users: NonNegativeInt
+    items: NonNegativeInt
+    positives: NonNegativeInt
+    window: Window
+    cutoff: AwareDatetime
+
+
+class FeatureTable(Value):
+    """The snapshot's rows with every feature one specification asks for, in ``row_id`` order."""
+
+    uri: str
+    snapshot_fingerprint: str
+    rows: NonNegativeInt
+    spec: FeatureSpec
+
+
+class Split(Value):
+    """Which stretch of time is for what.  ``train < validation < gap < holdout < maturity``."""
+
+    train: Window
+    validation: Window
+    holdout: Window
+    gap_hours: NonNegativeFloat
+    label_maturity_hours: NonNegativeFloat
+    train_rows: NonNegativeInt
+    validation_rows: NonNegativeInt
+    holdout_rows: NonNegativeInt
+
+    @property
+    def learnt(self) -> Window:
+        """Everything the model saw while learning: train and validation."""
+        return Window(start=self.train.start, end=self.validation.end)
+
+
+class Epoch(Value):
+    """One pass over the training rows."""
+
+    number: NonNegativeInt
+    train_log_loss: float
+    validation_log_loss: float
+    validation_auc: float | None = Field(description="None when the validation slice has one class.")
+    seconds: NonNegativeFloat
+
+
+class Training(Value):
+    """How a fit went.  ``digest`` is the bundle's manifest digest."""
+
+    architecture: str
+    digest: str
+    seed: int
+    device: str
+    epochs: tuple[Epoch, ...]
+    best_epoch: NonNegativeInt
+    rows: NonNegativeInt
+    rows_per_second: NonNegativeFloat
+    parameters: NonNegativeInt
+    learnt: Window
+    warm_started_from: str | None = Field(default=None, description="Digest of the champion's bundle.")
+
+
+class ModelRef(Value):
+    """A registered model version, by name, number and content.
+
+    ``learnt`` is the time span of the rows it saw; ``None`` when nobody recorded it, and then it
+    can never be beaten into a PROMOTE (the comparison would be unfair by an unknown amount).
+    """
+
+    name: str
+    version: str
+    run_id: str
+    digest: str
+    learnt: Window | None
+
+    @property
+    def uri(self) -> str:
+        """The address a plain ``mlflow.pyfunc.load_model`` understands."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class Estimate(Value):
+    """A number and what is known of its error.  ``se`` and bounds are ``None`` when not measurable."""
+
+    value: float
+    se: NonNegativeFloat | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class MetricComparison(Value):
+    """One metric for both models and for the difference challenger - champion.
+
+    ``None`` means not measured (with the reason in ``note``), and nothing measured is never fine.
+    """
+
+    name: str
+    higher_is_better: bool | None = Field(description="None for a metric with a target, such as predicted/actual.")
+    champion: Estimate | None
+    challenger: Estimate | None
+    difference: Estimate | None
+    note: str = ""
+
+
+class Curve(Value):
+    """Points of one line of a picture."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+class Comparison(Value):
+    """Champion and challenger on the same holdout rows, each scored through its own bundle."""
+
+    champion: ModelRef | None
+    challenger: ModelRef
+    snapshot_fingerprint: str
+    holdout: Window
+    holdout_digest: str = Field(description="sha256 of the row ids and labels that both models were scored on.")
+    rows: NonNegativeInt
+    positives: NonNegativeInt
+    users: NonNegativeInt
+    items: NonNegativeInt
+    auc: MetricComparison
+    log_loss: MetricComparison
+    gauc: MetricComparison
+    calibration: MetricComparison = Field(description="Predicted clicks / actual clicks; 1 is calibrated.")
+    constant_log_loss: float = Field(description="Log loss of always predicting the holdout's own click rate.")
+    others: tuple[MetricComparison, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[MetricComparison, ...]:
+        """All metrics, the gating ones first."""
+        return (self.auc, self.log_loss, self.gauc, self.calibration, *self.others)
+
+
+class Status(StrEnum):
+    """What a guardrail found, from good to bad."""
+
+    OK = "ok"
+    UNPROVEN = "unproven"
+    HARM = "harm"
+
+
+class Finding(Value):
+    """One guardrail's answer, in words and numbers."""
+
+    rule: str
+    status: Status
+    sentence: str
+    numbers: dict[str, float | None] = {}
+
+
+class Decision(StrEnum):
+    """What should happen to the challenger."""
+
+    PROMOTE = "PROMOTE"
+    A_B_TEST = "A_B_TEST"
+    REJECT = "REJECT"
+
+
+class Confidence(StrEnum):
+    """How sure the verdict is."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+class Verdict(Value):
+    """The gate's decision, with its reason."""
+
+    decision: Decision
+    confidence: Confidence
+    reason: str
+    missing: tuple[str, ...] = Field(default=(), description="What would have to be known to decide better.")
+    findings: tuple[Finding, ...] = ()
+    minimum_detectable_effect: float | None = Field(
+        default=None, description="Smallest true AUC gain found with 80 % probability on this holdout."
+    )
+
+
+class Evidence(Value):
+    """Everything a promotion rests on.  Its digest is what an approval is bound to."""
+
+    comparison: Comparison
+    verdict: Verdict
+    policy_digest: str
+    training: Training | None = None
+    split: Split | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the evidence; anything changed gives another one."""
+        return digest(self)
+
+
+class Approval(Value):
+    """Somebody's answer to "shall this challenger replace that champion?"."""
+
+    approved: bool
+    approver: str = Field(description="Who answered, or what let it through.")
+    reason: str
+    channel: Literal["terminal", "flag", "prefect", "policy", "nobody"]
+    evidence_digest: str
+    at: AwareDatetime
+
+
+class Operation(StrEnum):
+    """What a ledger entry records."""
+
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    DECLINE = "decline"
+
+
+class LedgerEntry(Value):
+    """One line of the append-only history of who serves."""
+
+    number: int = Field(ge=1)
+    operation: Operation
+    before: str | None = Field(description="Version that served before; None for the first champion.")
+    after: str | None = Field(description="Version that serves after this entry.")
+    subject: str = Field(description="Version the entry is about: the challenger, or the target of a rollback.")
+    digest: str = Field(description="Manifest digest of the subject's bundle.")
+    evidence_digest: str | None
+    forced: bool
+    actor: str
+    reason: str
+    at: AwareDatetime
+    previous_hash: str = Field(description="Hash of the entry before; empty for the first.")
+
+    @property
+    def hash(self) -> str:
+        """sha256 of this entry, chained through ``previous_hash``."""
+        return digest(self)
+
+
+class Promotion(Value):
+    """What ``promote`` did, or why it did nothing."""
+
+    status: Literal["promoted", "not_approved", "refused"]
+    reason: str
+    champion: ModelRef | None = Field(description="Who serves now.")
+    previous: ModelRef | None = Field(description="Who served before, when something changed.")
+    challenger: ModelRef
+    approval: Approval | None
+    entry: LedgerEntry | None
+
+
+class Rollback(Value):
+    """A champion that was put back."""
+
+    champion: ModelRef
+    replaced: ModelRef
+    reason: str
+    entry: LedgerEntry
+
+
+class Report(Value):
+    """Where the report of one run lies."""
+
+    markdown_uri: str
+    picture_uri: str
+    title: str
+
+
+class Retraining(Value):
+    """One turn of the loop, whole."""
+
+    trigger: str
+    cutoff: AwareDatetime
+    snapshot: Snapshot
+    split: Split
+    training: Training
+    challenger: ModelRef
+    comparison: Comparison
+    verdict: Verdict
+    promotion: Promotion | None = Field(description="None when the verdict did not ask for one.")
+    report: Report
+
+
+def as_utc(moment: datetime) -> str:
+    """A moment as people read it: ``2026-01-31 23:59 UTC``."""
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
