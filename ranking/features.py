@@ -197,9 +197,7 @@ def resolve(columns: ColumnKnobs, available: Sequence[str]) -> Schema:
     )
 
 
-def _features(
-    wanted: list[tuple[Owner, Kind, str]], available: Sequence[str], taken: set[str]
-) -> tuple[Feature, ...]:
+def _features(wanted: list[tuple[Owner, Kind, str]], available: Sequence[str], taken: set[str]) -> tuple[Feature, ...]:
     exact = [entry for entry in wanted if not _is_pattern(entry[2])]
     _require([(f"{owner}_features.{kind}", name) for owner, kind, name in exact], available)
     found: dict[str, Feature] = {}

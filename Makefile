@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: run test test-slow lint bench docs clean setup
+
+run: $(READY)            ## the whole loop on the sample feed, embedded, approving the promotion
+	$(BIN)/feedloop run --yes
+
+test: $(READY)           ## every fast test, on real local backends
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)      ## simulations and whole runs of minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)           ## style, layers, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)          ## speed as ratios, side by side in one run
+	$(BIN)/python -m benchmarks
+
+docs: $(READY)           ## regenerate the settings and command reference
+	$(BIN)/python -m docs.generate
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "feedloop needs Python 3.11 or newer; run make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+clean:                   ## remove what was built and the embedded workspace of the sample feed
+	rm -rf $(VENV) .feedloop build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

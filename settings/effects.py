@@ -1,0 +1,51 @@
+"""Knobs of the effects: where the data are, where models live, who approves."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from ranking.features import ColumnKnobs
+from ranking.values import Knobs
+
+
+class DataKnobs(Knobs):
+    """The interaction log and how much of it to read."""
+
+    uri: str | None = Field(
+        default=None,
+        description="Parquet file, folder, partitioned data set or glob; a path or any fsspec URI (s3://…). "
+        "A relative path starts at the folder of feedloop.toml.",
+    )
+    columns: ColumnKnobs = Field(default=ColumnKnobs(), description="Roles of the columns.")
+    window_days: PositiveFloat = Field(default=60.0, description="Read the last so many days before the cut-off.")
+    label_delay_hours: NonNegativeFloat = Field(
+        default=0.0, description="Time after an impression at which its label is known for certain."
+    )
+    warehouse: str = Field(
+        default="duckdb://?memory_limit=4GB",
+        description="Engine that reads and prepares the data: duckdb://?memory_limit=2GB&threads=2.",
+    )
+
+
+class RegistryKnobs(Knobs):
+    """The MLflow tracking store and model registry."""
+
+    tracking_uri: str | None = Field(
+        default=None,
+        description="MLflow tracking URI. Without one, an SQLite store in the workspace, with no server.",
+    )
+    model_name: str = Field(
+        default="feed_ranker", min_length=1, pattern=r"^[^/:]+$", description="Name of the registered model."
+    )
+
+
+class ApprovalKnobs(Knobs):
+    """Who lets a challenger become champion."""
+
+    mode: Literal["ask", "auto"] = Field(
+        default="ask",
+        description="ask: a person approves every promotion. auto: a PROMOTE of high confidence needs nobody.",
+    )
+    timeout_hours: PositiveFloat = Field(
+        default=24.0, le=24 * 30, description="A pause nobody answers ends after this time, and the champion stays."
+    )

@@ -1,0 +1,135 @@
+"""Read ``feedloop.toml`` and the environment into one frozen ``Settings``, or say which knob is wrong."""
+
+import os
+import tomllib
+import types
+import typing
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError as PydanticSettingsError
+
+from ranking.errors import SettingsError
+from settings.model import PREFIX, Settings
+
+DEFAULT_FILE = "feedloop.toml"
+OUTSIDE = {"FEEDLOOP_CONFIG", "FEEDLOOP_TEST_MOVIELENS"}
+"""Variables with our prefix that are not knobs: the file to read, and data for a test."""
+
+
+def load(file: str | Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: a TOML file.  Without one: ``$FEEDLOOP_CONFIG``, then ``feedloop.toml`` here, if there is one.
+        overrides: top-level knobs that win over file and environment, such as ``seed=1``.
+
+    Returns:
+        The settings, with relative paths of ``workspace`` and ``data.uri`` resolved against the file's folder.
+
+    Raises:
+        SettingsError: the file is missing or not TOML, or a knob is unknown (the nearest name is suggested),
+            out of bounds or of the wrong type.
+    """
+    path = _file(file)
+    for variable in os.environ:
+        _check_variable(variable)
+    source = type(
+        "Settings", (Settings,), {"toml_file": str(path) if path else None, "__module__": Settings.__module__}
+    )
+    try:
+        settings: Settings = source(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path)) from error
+    except PydanticSettingsError as error:
+        raise SettingsError(f"An environment variable cannot be read: {error}. See docs/settings.md.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}. Mend the line it names.") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
+    return _absolute(settings, path.resolve().parent if path else Path.cwd())
+
+
+def _file(file: str | Path | None) -> Path | None:
+    named = file or os.environ.get("FEEDLOOP_CONFIG")
+    if named is None:
+        return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+    if not Path(named).is_file():
+        raise SettingsError(
+            f"There is no settings file {str(named)!r}. `feedloop init PATH` drafts one from your data."
+        )
+    return Path(named)
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    """Anchor relative paths: which champion is meant must not depend on where the shell stands."""
+    changes: dict[str, Any] = {"workspace": _anchor(settings.workspace, folder)}
+    if settings.data.uri is not None:
+        changes["data"] = settings.data.model_copy(update={"uri": _anchor(settings.data.uri, folder)})
+    plain = Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields})
+    return plain.model_copy(update=changes)
+
+
+def _anchor(uri: str, folder: Path) -> str:
+    if "://" in uri:
+        return uri
+    return str((folder / Path(uri).expanduser()).absolute())
+
+
+def _check_variable(variable: str) -> None:
+    if not variable.upper().startswith(PREFIX) or variable.upper() in OUTSIDE:
+        return
+    top = variable[len(PREFIX) :].split("__", maxsplit=1)[0].lower()
+    if top not in Settings.model_fields:
+        near = get_close_matches(top, Settings.model_fields, n=1)
+        hint = f" Did you mean {PREFIX}{near[0].upper()}?" if near else ""
+        raise SettingsError(
+            f"The environment variable {variable} names no setting.{hint} Known groups: {', '.join(Settings.model_fields)}."
+        )
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    where = f"{path} or a {PREFIX}… variable" if path else f"A {PREFIX}… variable"
+    lines = [_sentence(detail) for detail in error.errors()]
+    return f"{where} sets what cannot be: {'; '.join(lines)}. Every knob is described in docs/settings.md."
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    location = [str(part) for part in detail["loc"]]
+    name = ".".join(location)
+    if detail["type"] != "extra_forbidden":
+        return f"{name} = {detail['input']!r}: {detail['msg']}"
+    known = _known(location[:-1])
+    near = get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return f"unknown setting {name!r}; {hint}"
+
+
+def _known(location: list[str]) -> list[str]:
+    """Names of the knobs of the group at ``location`` (empty: the top)."""
+    groups: list[type[BaseModel]] = [Settings]
+    for part in location:
+        groups = [
+            inner
+            for group in groups
+            for inner in _groups(group.model_fields[part].annotation if part in group.model_fields else None)
+        ] or [group for group in groups if _is_kind(group, part)]
+    return sorted({name for group in groups for name in group.model_fields})
+
+
+def _is_kind(group: type[BaseModel], part: str) -> bool:
+    """Whether ``part`` is the tag by which pydantic names ``group`` in a union."""
+    kind = group.model_fields.get("kind")
+    return kind is not None and kind.default == part
+
+
+def _groups(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return [inner for argument in typing.get_args(annotation) for inner in _groups(argument)]
+    return []

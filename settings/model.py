@@ -1,0 +1,64 @@
+"""``Settings``: every knob of feedloop, composed from the groups that own them."""
+
+from typing import ClassVar
+
+from pydantic import Field, NonNegativeInt
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from ranking.features import FeatureSpec, HistoryKnobs, Schema
+from ranking.models import DeepMLPKnobs, ModelKnobs
+from ranking.split import SplitKnobs
+from ranking.training import TrainingKnobs
+from ranking.values import digest
+from ranking.verdict import GateKnobs
+from ranking.world import WorldKnobs
+from settings.effects import ApprovalKnobs, DataKnobs, RegistryKnobs
+
+PREFIX = "FEEDLOOP_"
+
+
+class Settings(BaseSettings):
+    """All knobs.  Order of precedence: arguments, then ``FEEDLOOP_…`` variables, then ``feedloop.toml``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    workspace: str = Field(
+        default=".feedloop",
+        description="Folder or fsspec URI for snapshots, reports and the embedded stores. "
+        "A relative path starts at the folder of feedloop.toml.",
+    )
+    seed: NonNegativeInt = Field(default=7, description="Seed of training. Same data and seed, same model on a CPU.")
+    data: DataKnobs = Field(default=DataKnobs(), description="The interaction log.")
+    history: HistoryKnobs = Field(default=HistoryKnobs(), description="Point-in-time history features.")
+    split: SplitKnobs = Field(default=SplitKnobs(), description="Train, validation and holdout by time.")
+    model: ModelKnobs = Field(default=DeepMLPKnobs(), description="The architecture to train.")
+    training: TrainingKnobs = Field(default=TrainingKnobs(), description="How it is trained.")
+    gate: GateKnobs = Field(default=GateKnobs(), description="When a challenger may replace the champion.")
+    approval: ApprovalKnobs = Field(default=ApprovalKnobs(), description="Who agrees to it.")
+    registry: RegistryKnobs = Field(default=RegistryKnobs(), description="Where models live.")
+    world: WorldKnobs = Field(default=WorldKnobs(), description="The sample feed of `feedloop run` without data.")
+
+    toml_file: ClassVar[str | None] = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, TOML; no .env files and no secret folders."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.toml_file)
+
+    @property
+    def policy_digest(self) -> str:
+        """Digest of everything that decides about a promotion; an approval is bound to it."""
+        return digest({"gate": self.gate.model_dump(mode="json"), "split": self.split.model_dump(mode="json")})
+
+    def feature_spec(self, log: Schema) -> FeatureSpec:
+        """What a model trained under these settings reads from ``log``."""
+        return FeatureSpec(log=log, history=self.history, label_delay_hours=self.data.label_delay_hours)

@@ -1,0 +1,1 @@
+"""Ports and their implementations: the only place that talks to DuckDB, MLflow and file systems.  No Prefect here."""
