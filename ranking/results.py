@@ -154,6 +154,15 @@ class Curve(Value):
     y: tuple[float, ...]
 
 
+class Curves(Value):
+    """What the report draws of both models' scores on the holdout."""
+
+    champion_roc: Curve | None
+    challenger_roc: Curve
+    champion_reliability: Curve | None = Field(description="Mean predicted against observed click rate, by bin.")
+    challenger_reliability: Curve
+
+
 class Comparison(Value):
     """Champion and challenger on the same holdout rows, each scored through its own bundle."""
 
@@ -193,7 +202,7 @@ class Finding(Value):
     rule: str
     status: Status
     sentence: str
-    numbers: dict[str, float | None] = {}
+    numbers: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Decision(StrEnum):

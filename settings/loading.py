@@ -86,9 +86,8 @@ def _check_variable(variable: str) -> None:
     if top not in Settings.model_fields:
         near = get_close_matches(top, Settings.model_fields, n=1)
         hint = f" Did you mean {PREFIX}{near[0].upper()}?" if near else ""
-        raise SettingsError(
-            f"The environment variable {variable} names no setting.{hint} Known groups: {', '.join(Settings.model_fields)}."
-        )
+        known = ", ".join(Settings.model_fields)
+        raise SettingsError(f"The environment variable {variable} names no setting.{hint} Known groups: {known}.")
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:

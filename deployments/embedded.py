@@ -1,0 +1,33 @@
+"""Environment of a run without a server: set before Prefect is imported, and only where nobody set it.
+
+A machine that already talks to a Prefect server (``PREFECT_API_URL``, a profile) keeps doing so.
+"""
+
+import os
+from pathlib import Path
+
+DEFAULTS = {
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    # A cold start on two busy cores takes longer than Prefect's 20 s.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "feedloop",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def prepare(workspace: str, *, verbose: bool) -> None:
+    """Fill in what an embedded run needs.
+
+    Args:
+        workspace: the configured workspace; Prefect's own database goes there if it has no home yet.
+        verbose: let Prefect log to the terminal; otherwise errors are told once, by the command line.
+    """
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+    home = Path.home() / ".prefect"
+    chosen = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"} & set(os.environ)
+    if not chosen and not (home / "profiles.toml").exists() and "://" not in workspace:
+        os.environ["PREFECT_HOME"] = str(Path(workspace) / "prefect")

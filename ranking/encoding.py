@@ -1,0 +1,377 @@
+"""Columns to numbers: vocabularies and scalers, fitted on train rows only.
+
+:func:`fit_encoder` learns an :class:`Encoder` from the train rows; :meth:`Encoder.encode` turns any
+later rows into :class:`Columns`.  An encoder is plain JSON and travels inside the bundle, so a row is
+encoded in production by the very numbers it was encoded by in training.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from ranking.errors import BundleError, TrainingError
+from ranking.features import FeatureSpec, Kind, Owner
+from ranking.values import Knobs
+
+UNSEEN = 0
+"""Slot of every value that train did not show often enough (``EncodingKnobs.min_count``)."""
+
+MISSING = 1
+"""Slot of null, used only if train showed null often enough to learn from it."""
+
+RESERVED = 2
+"""Number of slots before the first known value."""
+
+_EXACT_IN_FLOAT = 2.0**53
+
+
+class EncodingKnobs(Knobs):
+    """How values become slots and numbers."""
+
+    min_count: PositiveInt = Field(
+        default=2,
+        description="Rows a value needs in train for a slot of its own; rarer ones share (and train) the unseen slot.",
+    )
+    skew_for_log: PositiveFloat = Field(
+        default=2.0, description="Skewness from which a non-negative column is read through log(1 + x)."
+    )
+    clip_deviations: PositiveFloat = Field(
+        default=6.0, description="Numbers further from the train mean are drawn in to this, in standard deviations."
+    )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Encoded rows: ``ids`` (N, F) int64, offset into one fused table, and ``numbers`` (N, K) float32."""
+
+    ids: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The known values of one categorical column, most frequent first, ties in the order of the values.
+
+    ``values`` (V,) is int64 for whole numbers and object for text; ``values[i]`` has slot ``2 + i``.
+    """
+
+    name: str
+    owner: Owner
+    sees_missing: bool
+    values: np.ndarray
+
+    @property
+    def slots(self) -> int:
+        """Rows of the embedding table that the column needs."""
+        return RESERVED + len(self.values)
+
+    @cached_property
+    def index(self) -> pd.Index:
+        """The values as a hash table, built at the first look-up and kept."""
+        return pd.Index(self.values)
+
+    def encode(self, column: pa.ChunkedArray) -> np.ndarray:
+        """Slots (N,) int64 of a column of any scalar type.
+
+        3, 3.0 and "3" are one value: what parquet stores as a whole number comes back from JSON as a
+        float, and must meet the same row of the table.
+        """
+        cells = canonical(column)
+        if pa.types.is_int64(cells.type) and self.values.dtype == np.int64:
+            slots = self._slots_of(cells.fill_null(0).to_numpy())
+        else:
+            # Only distinct values become Python objects: a million rows hold few of them.
+            encoded = pc.cast(cells, pa.large_string()).dictionary_encode()
+            per_value = np.append(self._slots_of_text(encoded.dictionary.to_pylist()), UNSEEN)
+            slots = per_value[encoded.indices.fill_null(len(encoded.dictionary)).to_numpy()]
+        if cells.null_count:
+            slots[cells.is_null().to_numpy(zero_copy_only=False)] = MISSING if self.sees_missing else UNSEEN
+        return slots
+
+    def _slots_of(self, keys: np.ndarray) -> np.ndarray:
+        found = self.index.get_indexer(pd.Index(keys))
+        return np.where(found < 0, UNSEEN, found + RESERVED).astype(np.int64, copy=False)
+
+    def _slots_of_text(self, texts: list[str]) -> np.ndarray:
+        if self.values.dtype != np.int64:
+            return self._slots_of(np.array(texts, dtype=object))
+        numbers = [_whole_number(text) for text in texts]
+        slots = self._slots_of(np.array([0 if number is None else number for number in numbers], dtype=np.int64))
+        slots[[number is None for number in numbers]] = UNSEEN
+        return slots
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """One numeric column: log(1 + x) if ``log``, then standardised by train's mean and deviation, then clipped.
+
+    A missing value becomes 0 (train's mean), with an indicator beside it if train had missing values.
+    """
+
+    name: str
+    owner: Owner
+    log: bool
+    mean: float
+    deviation: float
+    clip: float
+    sees_missing: bool
+
+    @property
+    def width(self) -> int:
+        """Numbers per row: the value, and the indicator if there is one."""
+        return 1 + self.sees_missing
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        """(N,) float64 with NaN for missing to (N, width) float32."""
+        missing = ~np.isfinite(numbers)
+        values = np.log1p(np.maximum(numbers, 0.0)) if self.log else numbers
+        values = np.clip((values - self.mean) / self.deviation, -self.clip, self.clip)
+        values[missing] = 0.0
+        return np.column_stack([values, missing][: self.width]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """Everything learnt about how to read a row.  Ids first (user, item), then categories, in the spec's order."""
+
+    vocabularies: tuple[Vocabulary, ...]
+    scalers: tuple[Scaler, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that :meth:`encode` reads."""
+        return tuple(part.name for part in (*self.vocabularies, *self.scalers))
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the fused embedding table."""
+        return sum(vocabulary.slots for vocabulary in self.vocabularies)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First table row of each vocabulary (F,); it is also the row of its unseen slot."""
+        ends = np.cumsum([0, *(vocabulary.slots for vocabulary in self.vocabularies)])
+        return tuple(int(end) for end in ends[:-1])
+
+    @property
+    def id_owners(self) -> tuple[Owner, ...]:
+        """Whom each column of ``Columns.ids`` describes (F,)."""
+        return tuple(vocabulary.owner for vocabulary in self.vocabularies)
+
+    @property
+    def number_owners(self) -> tuple[Owner, ...]:
+        """Whom each column of ``Columns.numbers`` describes (K,)."""
+        return tuple(scaler.owner for scaler in self.scalers for _ in range(scaler.width))
+
+    def encode(self, rows: pa.Table) -> Columns:
+        """Encode rows in their order; columns the model does not read are ignored.
+
+        Raises:
+            BundleError: a column is not there, or holds what cannot be read as its kind.
+        """
+        missing = [name for name in self.columns if name not in rows.column_names]
+        if missing:
+            raise BundleError(
+                f"The rows lack {len(missing)} of the {len(self.columns)} columns that the model reads: "
+                f"{', '.join(missing)}. Send these columns too; a value that is not known may be null."
+            )
+        try:
+            ids = np.empty((rows.num_rows, len(self.vocabularies)), dtype=np.int64)
+            for place, (vocabulary, offset) in enumerate(zip(self.vocabularies, self.offsets, strict=True)):
+                ids[:, place] = vocabulary.encode(rows[vocabulary.name]) + offset
+            numbers = np.empty((rows.num_rows, len(self.number_owners)), dtype=np.float32)
+            place = 0
+            for scaler in self.scalers:
+                numbers[:, place : place + scaler.width] = scaler.encode(as_numbers(rows[scaler.name], scaler.name))
+                place += scaler.width
+        except _Unreadable as error:
+            raise BundleError(str(error)) from error
+        return Columns(ids=ids, numbers=numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain value for ``json.dumps``; :meth:`from_json` is its inverse."""
+        vocabularies = [
+            {"name": part.name, "owner": part.owner, "sees_missing": part.sees_missing, "values": part.values.tolist()}
+            for part in self.vocabularies
+        ]
+        return {"vocabularies": vocabularies, "scalers": [asdict(scaler) for scaler in self.scalers]}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """Rebuild an encoder from :meth:`to_json`.
+
+        Raises:
+            BundleError: the value does not describe an encoder.
+        """
+        try:
+            vocabularies = tuple(
+                Vocabulary(
+                    name=part["name"],
+                    owner=Owner(part["owner"]),
+                    sees_missing=part["sees_missing"],
+                    values=_as_values(part["values"]),
+                )
+                for part in plain["vocabularies"]
+            )
+            scalers = tuple(Scaler(**{**part, "owner": Owner(part["owner"])}) for part in plain["scalers"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"The encoder's JSON does not describe an encoder: {error!r}.") from error
+        return cls(vocabularies=vocabularies, scalers=scalers)
+
+
+class _Unreadable(Exception):
+    """A column whose cells cannot be read; the message names it."""
+
+
+def fit_encoder(rows: pa.Table, spec: FeatureSpec, knobs: EncodingKnobs | None = None) -> Encoder:
+    """Learn vocabularies and scalers.
+
+    Args:
+        rows: the TRAIN rows and no others; whatever is learnt here is what the model may know.
+        spec: the roles and features to read.
+        knobs: rarity, skewness and clipping; the defaults if None.
+
+    Raises:
+        TrainingError: there are no rows, or a column is missing or unreadable.
+    """
+    knobs = knobs or EncodingKnobs()
+    wanted = (spec.log.user, spec.log.item, *(feature.name for feature in spec.features))
+    missing = [name for name in wanted if name not in rows.column_names]
+    if missing:
+        raise TrainingError(f"The train rows lack the columns {', '.join(missing)}, which the specification names.")
+    if not rows.num_rows:
+        raise TrainingError("There are 0 train rows to fit an encoder on. Widen the training window.")
+    ids = [(spec.log.user, Owner.USER), (spec.log.item, Owner.ITEM)]
+    ids += [(feature.name, feature.owner) for feature in spec.features if feature.kind == Kind.CATEGORICAL]
+    numeric = [(feature.name, feature.owner) for feature in spec.features if feature.kind == Kind.NUMERIC]
+    try:
+        return Encoder(
+            vocabularies=tuple(_fit_vocabulary(rows[name], name, owner, knobs) for name, owner in ids),
+            scalers=tuple(_fit_scaler(as_numbers(rows[name], name), name, owner, knobs) for name, owner in numeric),
+        )
+    except _Unreadable as error:
+        raise TrainingError(str(error)) from error
+
+
+def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, knobs: EncodingKnobs) -> Vocabulary:
+    cells = canonical(column)
+    known = cells.drop_null()
+    if pa.types.is_int64(cells.type):
+        values, counts = np.unique(known.to_numpy(), return_counts=True)
+    else:
+        counted = known.value_counts()
+        values, counts = np.array(counted.field("values").to_pylist(), dtype=object), counted.field("counts").to_numpy()
+        order = np.argsort(values, kind="stable")
+        values, counts = values[order], counts[order]
+    frequent = counts >= knobs.min_count
+    values, counts = values[frequent], counts[frequent]
+    # Most frequent first keeps the busy rows of the table close together in memory.
+    values = values[np.argsort(-counts, kind="stable")]
+    return Vocabulary(name, owner, sees_missing=cells.null_count >= knobs.min_count, values=values)
+
+
+def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, knobs: EncodingKnobs) -> Scaler:
+    known = numbers[np.isfinite(numbers)]
+    log = bool(len(known)) and known.min() >= 0 and _skewness(known) >= knobs.skew_for_log
+    known = np.log1p(known) if log else known
+    deviation = float(known.std()) if len(known) else 0.0
+    return Scaler(
+        name=name,
+        owner=owner,
+        log=log,
+        mean=float(known.mean()) if len(known) else 0.0,
+        # A constant column says nothing: dividing by 1 leaves it at 0 instead of at 0 / 0.
+        deviation=deviation if deviation > 0 else 1.0,
+        clip=knobs.clip_deviations,
+        sees_missing=len(numbers) - len(known) >= knobs.min_count,
+    )
+
+
+def _skewness(numbers: np.ndarray) -> float:
+    centred = numbers - numbers.mean()
+    deviation = centred.std()
+    return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0
+
+
+def canonical(column: pa.ChunkedArray) -> pa.Array:
+    """One form per value, whatever the type it came in: int64 if all cells are whole numbers, else large_string.
+
+    Raises:
+        _Unreadable: the cells are lists, structs or the like.
+    """
+    cells = _one_array(column)
+    kind = cells.type
+    if pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_signed_integer(kind):
+        return cells.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        return _canonical_float(cells.cast(pa.float64()))
+    try:
+        # uint64 may not fit int64, and its text is the same value.
+        return cells.cast(pa.int64()) if pa.types.is_unsigned_integer(kind) else cells.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return cells.cast(pa.large_string())
+    except pa.ArrowNotImplementedError as error:
+        raise _Unreadable(
+            f"A categorical column holds {kind}; it must hold text, whole numbers or booleans. Leave it out or flatten it."
+        ) from error
+
+
+def _canonical_float(cells: pa.Array) -> pa.Array:
+    numbers = cells.to_numpy(zero_copy_only=False)
+    missing = ~np.isfinite(numbers)
+    filled = np.where(missing, 0.0, numbers)
+    if np.all((filled == np.floor(filled)) & (np.abs(filled) < _EXACT_IN_FLOAT)):
+        return pa.array(filled.astype(np.int64), mask=missing)
+    texts = [None if gone else _text(number) for number, gone in zip(numbers.tolist(), missing, strict=True)]
+    return pa.array(texts, type=pa.large_string())
+
+
+def _text(number: float) -> str:
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _whole_number(text: str) -> int | None:
+    """The int64 that a text spells canonically, so that "07" and "7" stay different ids."""
+    if not text.removeprefix("-").isdecimal():
+        return None
+    number = int(text)
+    return number if str(number) == text and -(2**63) <= number < 2**63 else None
+
+
+def as_numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """A numeric column as (N,) float64 with NaN for null.
+
+    Raises:
+        _Unreadable: the cells are no numbers.
+    """
+    cells = _one_array(column)
+    try:
+        if pa.types.is_boolean(cells.type):
+            cells = cells.cast(pa.int8())
+        numbers = cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise _Unreadable(f"The numeric column {name!r} holds {cells.type} that is no number: {error}.") from error
+    return np.array(numbers, dtype=np.float64)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    cells = column.combine_chunks()
+    if isinstance(cells, pa.ChunkedArray):
+        cells = pa.concat_arrays(cells.chunks) if cells.num_chunks else pa.array([], type=cells.type)
+    return cells.dictionary_decode() if pa.types.is_dictionary(cells.type) else cells
+
+
+def _as_values(values: Iterable[Any]) -> np.ndarray:
+    listed = list(values)
+    whole = all(type(value) is int for value in listed)
+    return np.array(listed, dtype=np.int64 if whole else object)

@@ -1,0 +1,118 @@
+"""The report a person reads before approving: Markdown, a picture, a file, and Prefect artifacts."""
+
+import base64
+import logging
+import re
+
+from prefect import task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.context import TaskRunContext
+
+from ranking.results import Curves, Estimate, Evidence, MetricComparison, Report, as_utc
+from ranking.verdict import GateKnobs
+from tasks.adapters.storage import write_bytes
+from tasks.pictures import report_picture
+from tasks.retries import RETRY_STORAGE
+
+logger = logging.getLogger("feedloop.reports")
+
+
+@task(name="write report", timeout_seconds=300, **RETRY_STORAGE.options)
+def write_report(*, evidence: Evidence, curves: Curves, gate: GateKnobs, workspace: str) -> Report:
+    """Write the report as files and, inside a Prefect run, as artifacts.
+
+    Args:
+        evidence: comparison, verdict, training and split.
+        curves: points for the picture.
+        gate: its margins are drawn.
+        workspace: the report goes to ``reports/<model>-v<version>/`` under it.
+
+    Returns:
+        Where the Markdown and the picture lie.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    challenger = evidence.comparison.challenger
+    title = f"{challenger.name} v{challenger.version}: {evidence.verdict.decision}"
+    picture = report_picture(
+        evidence.comparison,
+        evidence.verdict,
+        curves,
+        evidence.training,
+        min_auc_improvement=gate.min_auc_improvement,
+        max_auc_degradation=gate.max_auc_degradation,
+    )
+    text = evidence_markdown(evidence)
+    folder = f"{workspace}/reports/{challenger.name}-v{challenger.version}"
+    report = Report(markdown_uri=f"{folder}/report.md", picture_uri=f"{folder}/report.png", title=title)
+    write_bytes(report.picture_uri, picture)
+    write_bytes(report.markdown_uri, f"{text}\n![ROC, calibration, difference, training](report.png)\n".encode())
+    if TaskRunContext.get() is not None:
+        key = re.sub(r"[^a-z0-9]+", "-", f"report {challenger.name} v{challenger.version}".lower())
+        create_markdown_artifact(text, key=key, description=title)
+        encoded = base64.b64encode(picture).decode()
+        create_image_artifact(f"data:image/png;base64,{encoded}", key=f"{key}-picture", description=title)
+    logger.info("Report: %s", report.markdown_uri)
+    return report
+
+
+def evidence_markdown(evidence: Evidence) -> str:
+    """The evidence in words and tables, as Markdown that Prefect and a terminal can both show."""
+    comparison, verdict = evidence.comparison, evidence.verdict
+    champion = comparison.champion
+    against = f"champion v{champion.version}" if champion else "nothing: there is no champion yet"
+    lines = [
+        f"# {comparison.challenger.name}: {verdict.decision} ({verdict.confidence} confidence)",
+        "",
+        verdict.reason,
+        "",
+        f"Challenger v{comparison.challenger.version} against {against}, on {comparison.rows:,} holdout rows "
+        f"({comparison.positives:,} clicks, {comparison.users:,} users, {comparison.items:,} items) from "
+        f"{as_utc(comparison.holdout.start)} to {as_utc(comparison.holdout.end)}.",
+        "",
+        "| metric | champion | challenger | difference | 95 % interval |",
+        "| --- | ---: | ---: | ---: | :---: |",
+        *(_row(metric) for metric in comparison.metrics),
+    ]
+    if verdict.findings:
+        lines += ["", "| guardrail | status | finding |", "| --- | --- | --- |"]
+        lines += [f"| {finding.rule} | {finding.status} | {finding.sentence} |" for finding in verdict.findings]
+    if verdict.missing:
+        lines += ["", "Missing for a firmer verdict:", "", *(f"- {what}" for what in verdict.missing)]
+    return "\n".join([*lines, "", *_provenance(evidence)]) + "\n"
+
+
+def _row(metric: MetricComparison) -> str:
+    difference = metric.difference
+    interval = ""
+    if difference is not None and difference.low is not None and difference.high is not None:
+        interval = f"{difference.low:+.4f} … {difference.high:+.4f}"
+    change = f"{difference.value:+.4f}" if difference else "–"
+    return f"| {metric.name} | {_number(metric.champion)} | {_number(metric.challenger)} | {change} | {interval} |"
+
+
+def _number(estimate: Estimate | None) -> str:
+    return "not measured" if estimate is None else f"{estimate.value:.4f}"
+
+
+def _provenance(evidence: Evidence) -> list[str]:
+    lines = []
+    if evidence.split is not None:
+        split = evidence.split
+        lines.append(
+            f"Trained on {split.train_rows:,} rows until {as_utc(split.train.end)}, stopped early on "
+            f"{split.validation_rows:,} rows until {as_utc(split.validation.end)}; gap {split.gap_hours:g} h."
+        )
+    if evidence.training is not None:
+        training = evidence.training
+        lines.append(
+            f"{training.architecture}, {training.parameters:,} parameters, best epoch {training.best_epoch + 1} of "
+            f"{len(training.epochs)}, {training.rows_per_second:,.0f} rows/s on {training.device}, "
+            f"seed {training.seed}."
+        )
+    lines.append(
+        f"Snapshot `{evidence.comparison.snapshot_fingerprint[:16]}`, model digest "
+        f"`{evidence.comparison.challenger.digest[:16]}`, evidence `{evidence.digest[:16]}`."
+    )
+    return lines
