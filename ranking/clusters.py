@@ -81,7 +81,7 @@ class InfluenceSums:
         return cls(
             _axis(influence, clusters.users, part, number),
             _axis(influence, clusters.items, part, number),
-            np.bincount(part, influence**2, minlength=number),
+            np.bincount(part, influence**2, minlength=number).astype(np.float64),
             np.bincount(part, minlength=number).astype(np.float64),
         )
 
@@ -115,7 +115,7 @@ def _axis(influence: FloatArray, codes: IntArray, part: IntArray, number: int) -
     size = (int(codes.max()) + 1 if len(codes) else 0) * number
     cell = codes * number + part
     return AxisSums(
-        np.bincount(cell, influence, minlength=size).reshape(-1, number),
+        np.bincount(cell, influence, minlength=size).astype(np.float64).reshape(-1, number),
         np.bincount(cell, minlength=size).astype(np.float64).reshape(-1, number),
     )
 

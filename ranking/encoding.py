@@ -14,14 +14,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, PositiveFloat, PositiveInt
 
 from ranking.errors import BundleError, TrainingError
 from ranking.features import FeatureSpec, Kind, Owner
-from ranking.values import Knobs
 
 UNSEEN = 0
-"""Slot of every value that train did not show often enough (``EncodingKnobs.min_count``)."""
+"""Slot of every value that train did not show often enough (``min_count``)."""
 
 MISSING = 1
 """Slot of null, used only if train showed null often enough to learn from it."""
@@ -32,19 +30,11 @@ RESERVED = 2
 _EXACT_IN_FLOAT = 2.0**53
 
 
-class EncodingKnobs(Knobs):
-    """How values become slots and numbers."""
+SKEWNESS_FOR_LOG = 2.0
+"""Skewness from which a non-negative column is read through log(1 + x); an exponential one has exactly 2."""
 
-    min_count: PositiveInt = Field(
-        default=2,
-        description="Rows a value needs in train for a slot of its own; rarer ones share (and train) the unseen slot.",
-    )
-    skew_for_log: PositiveFloat = Field(
-        default=2.0, description="Skewness from which a non-negative column is read through log(1 + x)."
-    )
-    clip_deviations: PositiveFloat = Field(
-        default=6.0, description="Numbers further from the train mean are drawn in to this, in standard deviations."
-    )
+CLIP_DEVIATIONS = 6.0
+"""Numbers further than this from train's mean are drawn in, so that one wild value cannot rule a logit."""
 
 
 @dataclass(frozen=True)
@@ -233,18 +223,18 @@ class _Unreadable(Exception):
     """A column whose cells cannot be read; the message names it."""
 
 
-def fit_encoder(rows: pa.Table, spec: FeatureSpec, knobs: EncodingKnobs | None = None) -> Encoder:
+def fit_encoder(rows: pa.Table, spec: FeatureSpec, *, min_count: int = 2) -> Encoder:
     """Learn vocabularies and scalers.
 
     Args:
         rows: the TRAIN rows and no others; whatever is learnt here is what the model may know.
         spec: the roles and features to read.
-        knobs: rarity, skewness and clipping; the defaults if None.
+        min_count: rows that a value (or null) needs for a slot of its own; rarer ones share, and
+            thereby train, the slot of the unseen.
 
     Raises:
         TrainingError: there are no rows, or a column is missing or unreadable.
     """
-    knobs = knobs or EncodingKnobs()
     wanted = (spec.log.user, spec.log.item, *(feature.name for feature in spec.features))
     missing = [name for name in wanted if name not in rows.column_names]
     if missing:
@@ -256,14 +246,14 @@ def fit_encoder(rows: pa.Table, spec: FeatureSpec, knobs: EncodingKnobs | None =
     numeric = [(feature.name, feature.owner) for feature in spec.features if feature.kind == Kind.NUMERIC]
     try:
         return Encoder(
-            vocabularies=tuple(_fit_vocabulary(rows[name], name, owner, knobs) for name, owner in ids),
-            scalers=tuple(_fit_scaler(as_numbers(rows[name], name), name, owner, knobs) for name, owner in numeric),
+            vocabularies=tuple(_fit_vocabulary(rows[name], name, owner, min_count) for name, owner in ids),
+            scalers=tuple(_fit_scaler(as_numbers(rows[name], name), name, owner, min_count) for name, owner in numeric),
         )
     except _Unreadable as error:
         raise TrainingError(str(error)) from error
 
 
-def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, knobs: EncodingKnobs) -> Vocabulary:
+def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, min_count: int) -> Vocabulary:
     cells = canonical(column)
     known = cells.drop_null()
     if pa.types.is_int64(cells.type):
@@ -273,16 +263,16 @@ def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, knobs: Enc
         values, counts = np.array(counted.field("values").to_pylist(), dtype=object), counted.field("counts").to_numpy()
         order = np.argsort(values, kind="stable")
         values, counts = values[order], counts[order]
-    frequent = counts >= knobs.min_count
+    frequent = counts >= min_count
     values, counts = values[frequent], counts[frequent]
     # Most frequent first keeps the busy rows of the table close together in memory.
     values = values[np.argsort(-counts, kind="stable")]
-    return Vocabulary(name, owner, sees_missing=cells.null_count >= knobs.min_count, values=values)
+    return Vocabulary(name, owner, sees_missing=cells.null_count >= min_count, values=values)
 
 
-def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, knobs: EncodingKnobs) -> Scaler:
+def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, min_count: int) -> Scaler:
     known = numbers[np.isfinite(numbers)]
-    log = bool(len(known)) and known.min() >= 0 and _skewness(known) >= knobs.skew_for_log
+    log = bool(len(known)) and known.min() >= 0 and _skewness(known) >= SKEWNESS_FOR_LOG
     known = np.log1p(known) if log else known
     deviation = float(known.std()) if len(known) else 0.0
     return Scaler(
@@ -292,8 +282,8 @@ def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, knobs: EncodingKno
         mean=float(known.mean()) if len(known) else 0.0,
         # A constant column says nothing: dividing by 1 leaves it at 0 instead of at 0 / 0.
         deviation=deviation if deviation > 0 else 1.0,
-        clip=knobs.clip_deviations,
-        sees_missing=len(numbers) - len(known) >= knobs.min_count,
+        clip=CLIP_DEVIATIONS,
+        sees_missing=len(numbers) - len(known) >= min_count,
     )
 
 

@@ -107,4 +107,5 @@ def calibration(labels: BoolArray, scores: FloatArray, weights: FloatArray | Non
 
 def _shares(weights: FloatArray | None, rows: int) -> FloatArray:
     weight = _weights(weights, rows)
-    return weight / weight.sum()
+    shares: FloatArray = weight / weight.sum()
+    return shares

@@ -49,7 +49,8 @@ def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: Array
 def log_losses(labels: BoolArray, scores: FloatArray) -> FloatArray:
     """(N,) log loss of each row, in nats, of scores clipped to [CLIP, 1 - CLIP]."""
     likely = np.where(labels, scores, 1 - scores)
-    return -np.log(np.clip(likely, CLIP, 1 - CLIP))
+    losses: FloatArray = -np.log(np.clip(likely, CLIP, 1 - CLIP))
+    return losses
 
 
 def log_loss(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -152,13 +153,15 @@ def roc(labels: ArrayLike, scores: ArrayLike, points: int = 201) -> tuple[FloatA
 def _inner_edges(scores: FloatArray, bins: int) -> FloatArray:
     """Quantiles between the bins, without those that would leave the lowest bin empty."""
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
-    return edges[edges > scores.min()]
+    above: FloatArray = edges[edges > scores.min()]
+    return above
 
 
 def _shares_of_bins(values: FloatArray, edges: FloatArray) -> FloatArray:
     rows = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-    filled = np.maximum(rows, 0.5)
-    return filled / filled.sum()
+    filled: FloatArray = np.maximum(rows, 0.5)
+    shares: FloatArray = filled / filled.sum()
+    return shares
 
 
 def _checked(

@@ -53,7 +53,9 @@ def placements(
         groups: (N,) codes 0…G-1; ``None`` is one group.
         weights: (N,) positive; ``None`` is 1.
     """
-    order = np.argsort(scores) if groups is None else np.lexsort((scores, groups))
+    order = np.argsort(scores)
+    if groups is not None:
+        order = grouped(order, groups)
     sorted_scores, clicks = scores[order], labels[order]
     sorted_groups = np.zeros(len(order), dtype=np.int64) if groups is None else groups[order]
     weight = np.ones(len(order)) if weights is None else weights[order]
@@ -78,6 +80,18 @@ def placements(
     return _by_group(value, labels, groups, weights, size)
 
 
+def grouped(order: IntArray, groups: IntArray) -> IntArray:
+    """Bring an order of N rows into groups, keeping it within each group.
+
+    One sort of whole numbers: several times faster than ``np.lexsort``.
+    """
+    key = np.empty(len(order), dtype=np.int64)
+    key[order] = np.arange(len(order))
+    key += groups * len(order)
+    key.sort()
+    return order[key % max(len(order), 1)]
+
+
 def _edges(new: BoolArray) -> tuple[IntArray, IntArray]:
     """For each row, where its block starts and where it ends (exclusive)."""
     starts = np.flatnonzero(new)
@@ -92,8 +106,8 @@ def _by_group(
     codes = np.zeros(len(value), dtype=np.int64) if groups is None else groups
     weight = np.ones(len(value)) if weights is None else weights
     clicks = np.where(labels, weight, 0.0)
-    positives = np.bincount(codes, clicks, minlength=size)
-    negatives = np.bincount(codes, weight - clicks, minlength=size)
+    positives = np.bincount(codes, clicks, minlength=size).astype(np.float64)
+    negatives = np.bincount(codes, weight - clicks, minlength=size).astype(np.float64)
     both = (positives > 0) & (negatives > 0)
     right = np.bincount(codes, clicks * np.where(labels, value, 0.0), minlength=size)
     area = np.divide(right, positives, out=np.full(size, np.nan), where=both)

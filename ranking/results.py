@@ -154,13 +154,55 @@ class Curve(Value):
     y: tuple[float, ...]
 
 
-class Curves(Value):
-    """What the report draws of both models' scores on the holdout."""
+class ScoreHealth(Value):
+    """What one model's scores look like, before anything is measured with them."""
 
-    champion_roc: Curve | None
-    challenger_roc: Curve
-    champion_reliability: Curve | None = Field(description="Mean predicted against observed click rate, by bin.")
-    challenger_reliability: Curve
+    missing: NonNegativeInt = Field(description="Rows with NaN or infinite scores.")
+    outside: NonNegativeInt = Field(description="Rows with scores below 0 or above 1.")
+    certain: NonNegativeInt = Field(description="Rows with scores of exactly 0 or 1.")
+    lowest: float | None = Field(description="None when no score is a number.")
+    highest: float | None
+    mean: float | None
+
+    @property
+    def constant(self) -> bool:
+        """Whether all scores are the same."""
+        return self.lowest == self.highest
+
+
+class SliceComparison(Value):
+    """Both models on some of the holdout's rows, such as new users."""
+
+    name: str
+    rows: NonNegativeInt
+    positives: NonNegativeInt
+    users: NonNegativeInt
+    items: NonNegativeInt
+    auc: MetricComparison
+    log_loss: MetricComparison
+
+
+class Agreement(Value):
+    """How alike the two models' scores and lists are.  ``None`` where it cannot be measured."""
+
+    stability_index: float | None = Field(description="PSI of the challenger's scores against the champion's.")
+    top_overlap: float | None = Field(description="Share of the champion's top of a list that the challenger keeps.")
+    top: int = Field(description="Length of that top.")
+
+
+class Lines(Value):
+    """Pictures of one model on the holdout."""
+
+    roc: Curve | None = Field(description="False against true positive rate; None with one class.")
+    reliability: Curve = Field(description="Mean prediction against click rate, in bins of equal size.")
+    scores: Curve = Field(description="Middle of each bin of scores against the share of rows in it.")
+
+
+class Costs(Value):
+    """What serving the challenger costs.  ``None`` is not measured."""
+
+    latency_p99_milliseconds: NonNegativeFloat | None = None
+    size_megabytes: NonNegativeFloat | None = None
 
 
 class Comparison(Value):
@@ -180,7 +222,17 @@ class Comparison(Value):
     gauc: MetricComparison
     calibration: MetricComparison = Field(description="Predicted clicks / actual clicks; 1 is calibrated.")
     constant_log_loss: float = Field(description="Log loss of always predicting the holdout's own click rate.")
-    others: tuple[MetricComparison, ...] = ()
+    others: tuple[MetricComparison, ...] = Field(default=(), description="Reported, never gating.")
+    slices: tuple[SliceComparison, ...] = ()
+    champion_scores: ScoreHealth | None = None
+    challenger_scores: ScoreHealth | None = None
+    score_correlation: float | None = Field(
+        default=None, description="Pearson correlation of both models' scores; None when one is constant."
+    )
+    agreement: Agreement | None = None
+    champion_lines: Lines | None = None
+    challenger_lines: Lines | None = None
+    costs: Costs = Costs()
 
     @property
     def metrics(self) -> tuple[MetricComparison, ...]:
@@ -230,7 +282,7 @@ class Verdict(Value):
     missing: tuple[str, ...] = Field(default=(), description="What would have to be known to decide better.")
     findings: tuple[Finding, ...] = ()
     minimum_detectable_effect: float | None = Field(
-        default=None, description="Smallest true AUC gain found with 80 % probability on this holdout."
+        default=None, description="Smallest true AUC gain that this holdout would promote with 80 % probability."
     )
 
 
@@ -328,10 +380,19 @@ class Retraining(Value):
     split: Split
     training: Training
     challenger: ModelRef
-    comparison: Comparison
-    verdict: Verdict
+    evidence: Evidence
     promotion: Promotion | None = Field(description="None when the verdict did not ask for one.")
     report: Report
+
+    @property
+    def comparison(self) -> Comparison:
+        """The challenger against the champion."""
+        return self.evidence.comparison
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows from it."""
+        return self.evidence.verdict
 
 
 def as_utc(moment: datetime) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ranking.errors import ComparisonError
-from ranking.placements import FloatArray, IntArray, checked_codes, checked_labels, checked_scores
+from ranking.placements import FloatArray, IntArray, checked_codes, checked_labels, checked_scores, grouped
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def lists(scores: ArrayLike, groups: ArrayLike) -> Lists:
     """Sort once; equal scores keep the order of the rows."""
     codes = checked_codes(np.asarray(groups), np.size(scores), "group")
     s = checked_scores(np.asarray(scores), len(codes))
-    order = np.lexsort((-s, codes))
+    # stable: equal scores must give the same lists on every machine
+    order = grouped(np.argsort(-s, kind="stable"), codes)
     group, value = codes[order], s[order]
     length = np.bincount(codes)
     start = np.cumsum(length) - length

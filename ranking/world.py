@@ -71,6 +71,9 @@ SAMPLE_COLUMNS = ColumnKnobs(
 )
 """The column roles of the sample feed's log."""
 
+SAMPLE_ATTRIBUTES = ("item_category",)
+"""Item columns of the sample feed whose history counts."""
+
 
 class World:
     """A seeded feed.  ``day`` is its only verb: let a ranker serve one day and get the log."""

@@ -8,13 +8,18 @@ from ranking.features import ColumnKnobs
 from ranking.values import Knobs
 
 
+SAMPLE = "sample"
+"""The value of ``data.uri`` that means the seeded sample feed in the workspace."""
+
+
 class DataKnobs(Knobs):
     """The interaction log and how much of it to read."""
 
-    uri: str | None = Field(
-        default=None,
+    uri: str = Field(
+        default=SAMPLE,
+        min_length=1,
         description="Parquet file, folder, partitioned data set or glob; a path or any fsspec URI (s3://…). "
-        "A relative path starts at the folder of feedloop.toml.",
+        "A relative path starts at the folder of feedloop.toml. `sample` is the seeded sample feed.",
     )
     columns: ColumnKnobs = Field(default=ColumnKnobs(), description="Roles of the columns.")
     window_days: PositiveFloat = Field(default=60.0, description="Read the last so many days before the cut-off.")

@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from ranking.errors import SettingsError
+from ranking.world import SAMPLE_ATTRIBUTES, SAMPLE_COLUMNS
+from settings.effects import SAMPLE
 from settings.model import PREFIX, Settings
 
 DEFAULT_FILE = "feedloop.toml"
@@ -25,7 +27,7 @@ def load(file: str | Path | None = None, **overrides: Any) -> Settings:
 
     Args:
         file: a TOML file.  Without one: ``$FEEDLOOP_CONFIG``, then ``feedloop.toml`` here, if there is one.
-        overrides: top-level knobs that win over file and environment, such as ``seed=1``.
+        overrides: knobs that win over file and environment, such as ``seed=1`` or ``data={"uri": …}``.
 
     Returns:
         The settings, with relative paths of ``workspace`` and ``data.uri`` resolved against the file's folder.
@@ -50,7 +52,7 @@ def load(file: str | Path | None = None, **overrides: Any) -> Settings:
         raise SettingsError(f"{path} is not valid TOML: {error}. Mend the line it names.") from error
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    return _absolute(settings, path.resolve().parent if path else Path.cwd())
+    return _resolved(settings, path.resolve().parent if path else Path.cwd())
 
 
 def _file(file: str | Path | None) -> Path | None:
@@ -64,13 +66,27 @@ def _file(file: str | Path | None) -> Path | None:
     return Path(named)
 
 
-def _absolute(settings: Settings, folder: Path) -> Settings:
+def _resolved(settings: Settings, folder: Path) -> Settings:
     """Anchor relative paths: which champion is meant must not depend on where the shell stands."""
-    changes: dict[str, Any] = {"workspace": _anchor(settings.workspace, folder)}
-    if settings.data.uri is not None:
+    workspace = _anchor(settings.workspace, folder)
+    changes: dict[str, Any] = {"workspace": workspace}
+    if settings.data.uri == SAMPLE:
+        changes |= _sample(settings, workspace)
+    else:
         changes["data"] = settings.data.model_copy(update={"uri": _anchor(settings.data.uri, folder)})
     plain = Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields})
     return plain.model_copy(update=changes)
+
+
+def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
+    """The sample feed knows its own columns and label delay; what the user has set stays."""
+    data, history = settings.data, settings.history
+    known = {"columns": SAMPLE_COLUMNS, "label_delay_hours": settings.world.label_delay_hours}
+    changes = {name: value for name, value in known.items() if name not in data.model_fields_set}
+    changes["uri"] = f"{workspace}/sample/interactions"
+    if "item_attributes" not in history.model_fields_set:
+        history = history.model_copy(update={"item_attributes": SAMPLE_ATTRIBUTES})
+    return {"data": data.model_copy(update=changes), "history": history}
 
 
 def _anchor(uri: str, folder: Path) -> str:

@@ -55,6 +55,16 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.toml_file)
 
     @property
+    def sample_folder(self) -> str:
+        """Where the sample feed lives."""
+        return f"{self.workspace}/sample"
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the log is the sample feed."""
+        return self.data.uri == f"{self.sample_folder}/interactions"
+
+    @property
     def policy_digest(self) -> str:
         """Digest of everything that decides about a promotion; an approval is bound to it."""
         return digest({"gate": self.gate.model_dump(mode="json"), "split": self.split.model_dump(mode="json")})

@@ -3,7 +3,7 @@
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from ranking.results import Comparison, Curve, Curves, Training, Verdict
+from ranking.results import Comparison, Curve, Lines, Training, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ BAD = "#b91c1c"
 def report_picture(
     comparison: Comparison,
     verdict: Verdict,
-    curves: Curves,
     training: Training | None,
     *,
     min_auc_improvement: float,
@@ -28,7 +27,6 @@ def report_picture(
     Args:
         comparison: the numbers.
         verdict: named in the title.
-        curves: points of the ROC and reliability lines.
         training: epochs of the fit; the panel says so when nobody recorded them.
         min_auc_improvement: the margin a promotion must reach, drawn as a line.
         max_auc_degradation: the margin below which a challenger is rejected, drawn as a line.
@@ -48,8 +46,8 @@ def report_picture(
     figure.suptitle(
         f"{challenger.name}: challenger v{challenger.version} against {against}: {verdict.decision}", fontsize=14
     )
-    _roc(axes[0][0], curves, comparison)
-    _reliability(axes[0][1], curves)
+    _roc(axes[0][0], comparison)
+    _reliability(axes[0][1], comparison)
     _difference(axes[1][0], comparison, min_auc_improvement, max_auc_degradation)
     _training(axes[1][1], training)
     buffer = BytesIO()
@@ -58,26 +56,30 @@ def report_picture(
     return buffer.getvalue()
 
 
-def _roc(axes: "Axes", curves: Curves, comparison: Comparison) -> None:
+def _roc(axes: "Axes", comparison: Comparison) -> None:
     axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
-    auc = comparison.auc
-    if curves.champion_roc is not None and auc.champion is not None:
-        _line(axes, curves.champion_roc, CHAMPION, f"champion, AUC {auc.champion.value:.4f}")
-    if auc.challenger is not None:
-        _line(axes, curves.challenger_roc, CHALLENGER, f"challenger, AUC {auc.challenger.value:.4f}")
+    aucs = {"champion": comparison.auc.champion, "challenger": comparison.auc.challenger}
+    for who, color, lines in _both(comparison):
+        estimate = aucs[who]
+        if lines.roc is not None and estimate is not None:
+            _line(axes, lines.roc, color, f"{who}, AUC {estimate.value:.4f}")
     axes.set(title="ROC on the holdout", xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     axes.legend(loc="lower right", fontsize=9)
 
 
-def _reliability(axes: "Axes", curves: Curves) -> None:
-    lines = [line for line in (curves.champion_reliability, curves.challenger_reliability) if line is not None]
-    top = max((value for line in lines for value in (*line.x, *line.y)), default=1.0) * 1.05
+def _reliability(axes: "Axes", comparison: Comparison) -> None:
+    drawn = [(who, color, lines.reliability) for who, color, lines in _both(comparison)]
+    top = max((value for _, _, line in drawn for value in (*line.x, *line.y)), default=1.0) * 1.05
     axes.plot([0, top], [0, top], color="#d1d5db", linewidth=1)
-    if curves.champion_reliability is not None:
-        _line(axes, curves.champion_reliability, CHAMPION, "champion", marker="o")
-    _line(axes, curves.challenger_reliability, CHALLENGER, "challenger", marker="o")
+    for who, color, line in drawn:
+        _line(axes, line, color, who, marker="o")
     axes.set(title="Calibration", xlabel="predicted click rate", ylabel="observed click rate")
     axes.legend(loc="upper left", fontsize=9)
+
+
+def _both(comparison: Comparison) -> list[tuple[str, str, Lines]]:
+    named = (("champion", CHAMPION, comparison.champion_lines), ("challenger", CHALLENGER, comparison.challenger_lines))
+    return [(who, color, lines) for who, color, lines in named if lines is not None]
 
 
 def _difference(axes: "Axes", comparison: Comparison, gain: float, loss: float) -> None:

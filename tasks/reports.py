@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import TaskRunContext
 
-from ranking.results import Curves, Estimate, Evidence, MetricComparison, Report, as_utc
+from ranking.results import Estimate, Evidence, MetricComparison, Report, as_utc
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
 from tasks.pictures import report_picture
@@ -18,12 +18,11 @@ logger = logging.getLogger("feedloop.reports")
 
 
 @task(name="write report", timeout_seconds=300, **RETRY_STORAGE.options)
-def write_report(*, evidence: Evidence, curves: Curves, gate: GateKnobs, workspace: str) -> Report:
+def write_report(*, evidence: Evidence, gate: GateKnobs, workspace: str) -> Report:
     """Write the report as files and, inside a Prefect run, as artifacts.
 
     Args:
         evidence: comparison, verdict, training and split.
-        curves: points for the picture.
         gate: its margins are drawn.
         workspace: the report goes to ``reports/<model>-v<version>/`` under it.
 
@@ -38,7 +37,6 @@ def write_report(*, evidence: Evidence, curves: Curves, gate: GateKnobs, workspa
     picture = report_picture(
         evidence.comparison,
         evidence.verdict,
-        curves,
         evidence.training,
         min_auc_improvement=gate.min_auc_improvement,
         max_auc_degradation=gate.max_auc_degradation,
@@ -88,7 +86,7 @@ def _row(metric: MetricComparison) -> str:
     interval = ""
     if difference is not None and difference.low is not None and difference.high is not None:
         interval = f"{difference.low:+.4f} … {difference.high:+.4f}"
-    change = f"{difference.value:+.4f}" if difference else "–"
+    change = f"{difference.value:+.4f}" if difference else "not measured"
     return f"| {metric.name} | {_number(metric.champion)} | {_number(metric.challenger)} | {change} | {interval} |"
 
 

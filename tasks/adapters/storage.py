@@ -22,4 +22,6 @@ def write_bytes(uri: str, content: bytes) -> None:
             stream.write(content)
         filesystem.mv(temporary, path)
     except (OSError, ImportError) as error:
-        raise StorageError(f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights.") from error
+        raise StorageError(
+            f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights."
+        ) from error

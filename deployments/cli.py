@@ -1,0 +1,185 @@
+"""The command line: ``feedloop``.  Every command takes ``--json`` and exits with a number that means something.
+
+0 done · 2 settings or usage · 3 data · 4 training or comparison · 5 a bundle · 6 registry · 7 not promoted or
+nothing to roll back to · 8 storage.  Heavy imports stand inside the commands, so that ``--help`` is quick.
+"""
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from deployments.session import Session
+
+app = typer.Typer(
+    name="feedloop",
+    help="Keeps a feed ranker fresh and never ships a worse one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file. [default: feedloop.toml here, if any]")]
+Data = Annotated[str | None, typer.Option("--data", help="Interaction log instead of the configured one: path or URI.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what Prefect logs.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Approve the promotion explicitly, without being asked.")]
+Cutoff = Annotated[
+    datetime | None, typer.Option(help="Use rows before this moment (UTC). [default: up to the newest row]")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is written to the ledger.")]
+
+
+def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command whose errors are told in one paragraph and become its exit code."""
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            raise typer.Exit(function(*args, **kwargs) or 0)
+
+        return app.command(name)(run)
+
+    return register
+
+
+def _session(config: Path | None, as_json: bool, verbose: bool, data: str | None = None) -> "Session":
+    from deployments.session import Session
+
+    return Session(config=config, data=data, as_json=as_json, verbose=verbose)
+
+
+@command("run")
+def run(config: Config = None, data: Data = None, yes: Yes = False, json: Json = False, verbose: Verbose = False) -> int:
+    """The whole loop, embedded: first champion, later data, challenger, verdict, approval, new champion.
+
+    Without data it plays on a seeded sample feed; run again, it goes on where it stopped.
+    """
+    from deployments.story import tell
+
+    return _session(config, json, verbose, data).do(lambda session: tell(session, yes=yes))
+
+
+@command("retrain")
+def retrain(
+    config: Config = None,
+    data: Data = None,
+    cutoff: Cutoff = None,
+    yes: Yes = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """One turn of the loop: train a challenger, compare it with the champion, ask for its promotion."""
+    from deployments.commands import retrain as work
+
+    return _session(config, json, verbose, data).do(lambda session: work(session, cutoff=cutoff, yes=yes))
+
+
+@command("compare")
+def compare(
+    champion: Annotated[str, typer.Argument(help="Version or alias in the champion's place.")],
+    challenger: Annotated[str, typer.Argument(help="Version or alias in the challenger's place.")],
+    config: Config = None,
+    data: Data = None,
+    cutoff: Cutoff = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Compare two registered models on the newest rows that neither has seen.  Changes nothing."""
+    from deployments.commands import compare as work
+
+    return _session(config, json, verbose, data).do(
+        lambda session: work(session, champion=champion, challenger=challenger, cutoff=cutoff)
+    )
+
+
+@command("promote")
+def promote(
+    version: Annotated[str, typer.Argument(help="Version to make the champion.")],
+    force: Annotated[bool, typer.Option("--force", help="Although the verdict is not PROMOTE; needs --reason.")] = False,
+    reason: Reason = "",
+    config: Config = None,
+    yes: Yes = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Make a compared challenger the champion, if its verdict is PROMOTE and somebody approves."""
+    from deployments.commands import promote as work
+
+    return _session(config, json, verbose).do(
+        lambda session: work(session, version=version, force=force, reason=reason, yes=yes)
+    )
+
+
+@command("rollback")
+def rollback(
+    to: Annotated[str | None, typer.Option("--to", help="Version to put back. [default: the previous champion]")] = None,
+    reason: Reason = "rolled back by hand",
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Put the previous champion, or a named one, back.  Needs no approval; everything is recorded."""
+    from deployments.commands import rollback as work
+
+    return _session(config, json, verbose).do(lambda session: work(session, to=to, reason=reason))
+
+
+@command("status")
+def status(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
+    """Who serves, since when and why, and which challengers there are."""
+    from deployments.commands import status as work
+
+    return _session(config, json, verbose).do(work)
+
+
+@command("history")
+def history(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
+    """Every promotion, refusal and rollback, from the ledger."""
+    from deployments.commands import history as work
+
+    return _session(config, json, verbose).do(work)
+
+
+@command("init")
+def init(
+    path: Annotated[str, typer.Argument(help="Interaction log: parquet file, folder, glob or URI.")],
+    output: Annotated[Path, typer.Option("--output", help="File to write.")] = Path("feedloop.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Draft a feedloop.toml by looking at the data."""
+    from deployments.commands import init as work
+
+    # The settings file that this command is about to write may not exist, or be wrong: it is not read.
+    return _session(None, json, verbose).do(
+        lambda session: work(session, path=path, output=output, force=force), settings=False
+    )
+
+
+@command("simulate")
+def simulate(
+    days: Annotated[int, typer.Option(help="Days to add.", min=1, max=365)] = 7,
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Let the current champion (or, before there is one, newest first) serve more days of the sample feed."""
+    from deployments.commands import simulate as work
+
+    return _session(config, json, verbose).do(lambda session: work(session, days=days))
+
+
+def main() -> None:
+    """Console entry point."""
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

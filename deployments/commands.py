@@ -1,0 +1,190 @@
+"""What the commands do: call a flow or a task, and tell the result in words and as JSON."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deployments.session import Session
+from deployments.terminal import asker, who
+from ranking.errors import StorageError
+from ranking.results import LedgerEntry, Promotion, Retraining, as_utc
+
+
+def turn(session: Session, *, cutoff: datetime | None, now: datetime | None, yes: bool) -> Retraining:
+    """One run of the ``retrain`` flow, told."""
+    from flows.approval import answered_by
+    from flows.retrain import retrain as flow
+    from tasks.reports import evidence_markdown
+
+    with answered_by(asker(session.output, yes=yes)):
+        result = flow(config=session.config, data=session.data, cutoff=_utc(cutoff), now=now)
+    snapshot, split, output = result.snapshot, result.split, session.output
+    output.say(
+        f"Read {snapshot.rows:,} impressions of {snapshot.users:,} users and {snapshot.items:,} items, "
+        f"{as_utc(snapshot.window.start)} to {as_utc(snapshot.cutoff)}; snapshot {snapshot.fingerprint[:16]}."
+    )
+    output.say(
+        f"Trained {result.training.architecture} on {split.train_rows:,} rows, best of "
+        f"{len(result.training.epochs)} epochs on the next {split.validation_rows:,}; registered as version "
+        f"{result.challenger.version}."
+    )
+    output.markdown(evidence_markdown(result.evidence))
+    tell_promotion(session, result.promotion)
+    return result
+
+
+def retrain(session: Session, *, cutoff: datetime | None, yes: bool) -> int:
+    """``feedloop retrain``."""
+    result = turn(session, cutoff=cutoff, now=_now(session), yes=yes)
+    session.output.finish(
+        retraining=result, comparison=result.comparison, verdict=result.verdict, promotion=result.promotion
+    )
+    return 0
+
+
+def compare(session: Session, *, champion: str, challenger: str, cutoff: datetime | None) -> int:
+    """``feedloop compare``."""
+    from flows.compare import compare as flow
+    from tasks.reports import evidence_markdown
+
+    evidence = flow(
+        champion=champion,
+        challenger=challenger,
+        config=session.config,
+        data=session.data,
+        cutoff=_utc(cutoff),
+        now=_now(session),
+    )
+    session.output.markdown(evidence_markdown(evidence))
+    session.output.finish(comparison=evidence.comparison, verdict=evidence.verdict)
+    return 0
+
+
+def promote(session: Session, *, version: str, force: bool, reason: str, yes: bool) -> int:
+    """``feedloop promote``: 7 when the champion stays."""
+    from flows.approval import answered_by
+    from flows.promote import promote as flow
+
+    with answered_by(asker(session.output, yes=yes)):
+        promotion = flow(challenger=version, force=force, reason=reason, config=session.config, now=_now(session))
+    tell_promotion(session, promotion)
+    session.output.finish(promotion=promotion)
+    return 0 if promotion.status == "promoted" else 7
+
+
+def rollback(session: Session, *, to: str | None, reason: str) -> int:
+    """``feedloop rollback``: straight to the registry, so that going back waits for no server."""
+    from tasks.registry import apply_rollback
+
+    settings = session.settings
+    now = _now(session) or datetime.now(UTC)
+    result = apply_rollback.fn(
+        registry=settings.registry, workspace=settings.workspace, to=to, reason=reason, actor=who(), now=now
+    )
+    session.output.say(
+        f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
+        f"Ledger entry {result.entry.number}: {reason}."
+    )
+    session.output.finish(rollback=result)
+    return 0
+
+
+def status(session: Session) -> int:
+    """``feedloop status``."""
+    from tasks.registry import champion_now, ledger_entries, registered_versions
+
+    settings, output = session.settings, session.output
+    champion = champion_now(settings.registry, settings.workspace)
+    entries = ledger_entries(settings.registry, settings.workspace)
+    versions = registered_versions(settings.registry, settings.workspace)
+    if champion is None:
+        output.say("No champion yet. `feedloop run` makes one; `feedloop retrain` proposes one from your data.")
+    else:
+        output.say(f"Champion: {champion.uri}, digest {champion.digest[:16]}.")
+        if champion.learnt is not None:
+            output.say(f"It learnt from {as_utc(champion.learnt.start)} to {as_utc(champion.learnt.end)}.")
+    if entries:
+        output.say(f"Last entry: {_line(entries[-1])}")
+    output.say(f"Registered versions: {', '.join(version.version for version in versions) or 'none'}.")
+    output.finish(champion=champion, last_entry=entries[-1] if entries else None, versions=list(versions))
+    return 0
+
+
+def history(session: Session) -> int:
+    """``feedloop history``."""
+    from tasks.registry import ledger_entries
+
+    entries = ledger_entries(session.settings.registry, session.settings.workspace)
+    for entry in entries:
+        session.output.say(_line(entry))
+    if not entries:
+        session.output.say("The ledger is empty: nothing was ever promoted, refused or rolled back.")
+    session.output.finish(entries=list(entries))
+    return 0
+
+
+def init(session: Session, *, path: str, output: Path, force: bool) -> int:
+    """``feedloop init``."""
+    from deployments.draft import draft
+    from tasks.data import describe_log
+
+    if output.exists() and not force:
+        raise StorageError(f"{output} exists already. Use --force to replace it, or --output for another name.")
+    uri = path if "://" in path else str(Path(path).absolute())
+    columns, newest = describe_log(uri)
+    text = draft(uri, columns, newest)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{output} cannot be written: {error.strerror}.") from error
+    session.output.say(text)
+    session.output.say(f"Written to {output}. Check the roles, then: feedloop run --config {output}")
+    session.output.finish(file=str(output), toml=text)
+    return 0
+
+
+def simulate(session: Session, *, days: int) -> int:
+    """``feedloop simulate``."""
+    from deployments.story import serve_days
+
+    feed = serve_days(session, days)
+    session.output.finish(days=feed.days, until=feed.now.isoformat(), log=f"{feed.folder}/interactions")
+    return 0
+
+
+def tell_promotion(session: Session, promotion: Promotion | None) -> None:
+    """What became of the challenger, in words."""
+    output = session.output
+    if promotion is None:
+        output.say("The verdict asks for no promotion: the champion stays.")
+        return
+    if promotion.approval is not None:
+        approval = promotion.approval
+        verb = "Approved" if approval.approved else "Not approved"
+        output.say(f"{verb} by {approval.approver} ({approval.channel}): {approval.reason}.")
+    if promotion.status == "promoted" and promotion.champion is not None:
+        before = f"; version {promotion.previous.version} is kept as previous" if promotion.previous else ""
+        output.say(f"Version {promotion.champion.version} is the champion now{before}.")
+    else:
+        output.say(f"The champion stays as it is: {promotion.reason}")
+
+
+def _line(entry: LedgerEntry) -> str:
+    forced = ", forced" if entry.forced else ""
+    change = f"{entry.before or 'none'} -> {entry.after or 'none'}"
+    return (
+        f"{entry.number:>4}  {as_utc(entry.at)}  {entry.operation}{forced}  version {entry.subject}  "
+        f"(champion {change})  by {entry.actor}: {entry.reason}"
+    )
+
+
+def _now(session: Session) -> datetime | None:
+    """The sample feed has a calendar of its own."""
+    if not session.settings.is_sample:
+        return None
+    from tasks.sample import SampleFeed
+
+    return SampleFeed(session.settings.sample_folder, session.settings.world).now
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,29 @@
+"""Put an earlier champion back."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from ranking.results import Rollback
+from settings.loading import load
+from tasks.clock import moment
+from tasks.registry import apply_rollback
+
+
+@flow(name="rollback", log_prints=False)
+def rollback(
+    reason: str, to: str | None = None, actor: str = "prefect", config: str | None = None, now: datetime | None = None
+) -> Rollback:
+    """Put the previous champion back, or a named version that served before.  Needs no approval.
+
+    Args:
+        reason: why; it is written to the ledger.
+        to: version number; without one, the version that served before the current champion.
+        actor: who asks for it.
+        config: settings file; without one, feedloop.toml in the working directory.
+        now: pretend it is this moment (for replays).
+    """
+    settings = load(config)
+    return apply_rollback(
+        registry=settings.registry, workspace=settings.workspace, to=to, reason=reason, actor=actor, now=moment(now)
+    )

@@ -1,0 +1,356 @@
+"""The registry on MLflow: runs for training, logged models for the files, versions, tags and aliases.
+
+Everything goes through a client with its own address; MLflow's global state is left to the user.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ranking.errors import RegistryError, TamperedBundle, UnknownModel
+from ranking.results import Evidence, ModelRef, Snapshot, Training, Window
+from ranking.values import canonical_json
+from tasks.adapters.mlflow_package import BUNDLE_FOLDER, GOLDEN_FILE, write_package
+from tasks.adapters.mlflow_store import Store, answered
+from tasks.adapters.registry import CHAMPION, TAG
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+    from ranking.bundle import Bundle
+
+_EVIDENCE_FOLDER = "evidence"
+_NEWEST_EVIDENCE = "newest.json"
+_DATASET_DIGEST_LENGTH = 36  # MLflow keeps no more; the whole fingerprint is in the tags
+
+
+class MlflowRegistry:
+    """See :class:`tasks.adapters.registry.Registry`."""
+
+    def __init__(self, store: Store, model_name: str) -> None:
+        self.name = model_name
+        self.tracking_uri = store.uri
+        self._store = store
+        self._client = store.client
+
+    def register(
+        self,
+        bundle_folder: Path,
+        training: Training,
+        *,
+        snapshot: Snapshot,
+        sample: "pd.DataFrame",
+        files: Mapping[str, Path],
+        tags: Mapping[str, str],
+        request: str,
+    ) -> ModelRef:
+        """See :meth:`Registry.register`.
+
+        The version is created last: whatever fails before leaves no version behind, only a failed run.
+        """
+        from ranking.bundle import Bundle
+
+        bundle = Bundle.load(bundle_folder, expected_digest=training.digest)
+        earlier = self._requested(request)
+        if earlier is not None:
+            return earlier
+        experiment = self._store.experiment(self.name)
+        with answered(self.tracking_uri):
+            run = self._client.create_run(experiment, run_name=f"{training.architecture} {training.digest[:8]}")
+            run_id = run.info.run_id
+            try:
+                self._log_inputs(run_id, training, snapshot, tags)
+                model = self._log_model(experiment, run_id, bundle_folder, bundle, training, sample)
+                self._log_curves(run_id, model.model_id, training)
+                self._attach(run_id, files)
+                self._client.set_terminated(run_id, "FINISHED")
+            except BaseException:
+                self._client.set_terminated(run_id, "FAILED")
+                raise
+            version = self._create_version(run_id, model, _version_tags(training, snapshot, request) | dict(tags))
+        return _ref(version)
+
+    def champion(self) -> ModelRef | None:
+        """See :meth:`Registry.champion`."""
+        version = self.aliases().get(CHAMPION)
+        return None if version is None else self.model(version)
+
+    def model(self, version_or_alias: str) -> ModelRef:
+        """See :meth:`Registry.model`."""
+        aliases = self.aliases()
+        wanted = aliases.get(version_or_alias, version_or_alias)
+        try:
+            if not wanted.isdecimal():
+                raise UnknownModel(wanted)
+            with answered(self.tracking_uri):
+                return _ref(self._client.get_model_version(self.name, wanted))
+        except UnknownModel as error:
+            numbers = ", ".join(ref.version for ref in self.versions()) or "none"
+            named = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items())) or "none"
+            raise UnknownModel(
+                f"The model {self.name!r} has no version or alias {version_or_alias!r} in {self.tracking_uri}. "
+                f"Versions: {numbers}. Aliases: {named}."
+            ) from error
+
+    def versions(self) -> tuple[ModelRef, ...]:
+        """See :meth:`Registry.versions`."""
+        return tuple(sorted((_ref(version) for version in self._search("")), key=lambda ref: int(ref.version)))
+
+    def aliases(self) -> dict[str, str]:
+        """See :meth:`Registry.aliases`."""
+        try:
+            with answered(self.tracking_uri):
+                found = self._client.get_registered_model(self.name).aliases
+        except UnknownModel:
+            return {}
+        return {alias: str(version) for alias, version in found.items()}
+
+    def point(self, alias: str, version: str | None) -> None:
+        """See :meth:`Registry.point`."""
+        with answered(self.tracking_uri):
+            if version is None:
+                self._client.delete_registered_model_alias(self.name, alias)
+            else:
+                self._client.set_registered_model_alias(self.name, alias, version)
+
+    def download(self, ref: ModelRef, folder: Path) -> Path:
+        """See :meth:`Registry.download`."""
+        from ranking.bundle import Bundle
+
+        if not ref.digest:
+            raise RegistryError(
+                f"Version {ref.version} of {self.name!r} was not registered by feedloop: it carries no bundle digest, "
+                "so it cannot be scored or compared. Train and register a model, and promote it with force and a reason."
+            )
+        bundle = self._fetch(ref, BUNDLE_FOLDER, folder)
+        Bundle.load(bundle, expected_digest=ref.digest)
+        return bundle
+
+    def golden(self, ref: ModelRef) -> "pd.DataFrame":
+        """See :meth:`Registry.golden`."""
+        import pandas as pd
+
+        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
+            file = self._fetch(ref, GOLDEN_FILE, Path(folder))
+            try:
+                return pd.read_parquet(file)
+            except (OSError, ValueError) as error:
+                raise TamperedBundle(
+                    f"The golden requests of version {ref.version} of {self.name!r} cannot be read: {error}. "
+                    "They were changed after the model was registered."
+                ) from error
+
+    def attach(self, ref: ModelRef, files: Mapping[str, Path]) -> None:
+        """See :meth:`Registry.attach`."""
+        with answered(self.tracking_uri):
+            self._attach(ref.run_id, files)
+
+    def record(self, ref: ModelRef, evidence: Evidence) -> None:
+        """See :meth:`Registry.record`."""
+        text = canonical_json(evidence)
+        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
+            file = Path(folder) / "evidence.json"
+            file.write_text(text, encoding="utf-8")
+            names = (f"{evidence.digest}.json", _NEWEST_EVIDENCE)
+            self.attach(ref, {f"{_EVIDENCE_FOLDER}/{name}": file for name in names})
+        with answered(self.tracking_uri):
+            model_id = self._client.get_model_version(ref.name, ref.version).model_id
+            self._log_metrics(ref.run_id, model_id, _evidence_metrics(evidence))
+
+    def evidence(self, ref: ModelRef, digest: str | None = None) -> Evidence | None:
+        """See :meth:`Registry.evidence`."""
+        wanted = f"{_EVIDENCE_FOLDER}/{f'{digest}.json' if digest else _NEWEST_EVIDENCE}"
+        with answered(self.tracking_uri):
+            present = {file.path for file in self._client.list_artifacts(ref.run_id, _EVIDENCE_FOLDER)}
+            if wanted not in present:
+                return None
+            with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
+                text = Path(self._client.download_artifacts(ref.run_id, wanted, folder)).read_text(encoding="utf-8")
+        try:
+            found = Evidence.model_validate_json(text)
+        except ValueError as error:
+            raise RegistryError(
+                f"The evidence about version {ref.version} of {self.name!r} cannot be read: {error}. Compare again."
+            ) from error
+        if digest is not None and found.digest != digest:
+            raise RegistryError(
+                f"The evidence {digest[:12]}… about version {ref.version} of {self.name!r} was changed after it was "
+                "recorded. Compare again."
+            )
+        return found
+
+    def annotate(self, ref: ModelRef, tags: Mapping[str, str], description: str | None = None) -> None:
+        """See :meth:`Registry.annotate`."""
+        with answered(self.tracking_uri):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(ref.name, ref.version, f"{TAG}{key}", value)
+            if description is not None:
+                self._client.update_model_version(ref.name, ref.version, description)
+
+    def tags(self, ref: ModelRef) -> dict[str, str]:
+        """See :meth:`Registry.tags`."""
+        with answered(self.tracking_uri):
+            found = self._client.get_model_version(ref.name, ref.version).tags
+        return {key.removeprefix(TAG): value for key, value in found.items() if key.startswith(TAG)}
+
+    def _requested(self, request: str) -> ModelRef | None:
+        found = self._search(f" and tags.`{TAG}request` = '{request}'")
+        return min((_ref(version) for version in found), key=lambda ref: int(ref.version), default=None)
+
+    def _search(self, condition: str) -> "list[ModelVersion]":
+        found: list[ModelVersion] = []
+        token: str | None = None
+        with answered(self.tracking_uri):
+            while True:
+                page = self._client.search_model_versions(f"name = '{self.name}'{condition}", page_token=token)
+                found += page
+                token = page.token
+                if not token:
+                    return found
+
+    def _log_inputs(self, run_id: str, training: Training, snapshot: Snapshot, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        dataset = Dataset(
+            name="snapshot",
+            # MLflow's own digest of a frame looks at its first 10,000 rows only.
+            digest=snapshot.fingerprint[:_DATASET_DIGEST_LENGTH],
+            source_type="feedloop",
+            source=canonical_json({"uri": snapshot.uri}),
+            profile=snapshot.model_dump_json(include={"rows", "users", "items", "positives"}),
+        )
+        context = [InputTag("mlflow.data.context", "training"), InputTag("fingerprint", snapshot.fingerprint)]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, context)])
+        left_out = {"epochs", "learnt", "digest"}
+        params = training.model_dump(mode="json", exclude=left_out) | {
+            "learnt_from": training.learnt.start.isoformat(),
+            "learnt_until": training.learnt.end.isoformat(),
+            "fingerprint": snapshot.fingerprint,
+            "bundle_digest": training.digest,
+        }
+        commit = tags.get("git_commit")
+        self._client.log_batch(
+            run_id,
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag("mlflow.source.git.commit", commit)] if commit else [],
+        )
+
+    def _log_model(
+        self, experiment: str, run_id: str, bundle_folder: Path, bundle: "Bundle", training: Training, sample: Any
+    ) -> "LoggedModel":
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        logged = self._client.create_logged_model(
+            experiment, name=self.name, source_run_id=run_id, model_type="ranker", params={"digest": training.digest}
+        )
+        self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
+            package = Path(folder) / "model"
+            described = Model(run_id=run_id, model_id=logged.model_id, artifact_path=logged.artifact_location)
+            write_package(package, bundle_folder, bundle, training.digest, sample, described)
+            for cache in package.rglob("__pycache__"):
+                shutil.rmtree(cache)
+            self._client.log_model_artifacts(logged.model_id, str(package))
+        return self._client.finalize_logged_model(logged.model_id, "READY")
+
+    def _log_curves(self, run_id: str, model_id: str, training: Training) -> None:
+        values = []
+        for epoch in training.epochs:
+            measured = epoch.model_dump(exclude={"number"}, exclude_none=True)
+            values += [(name, value, epoch.number) for name, value in measured.items()]
+        values.append(("rows_per_second", training.rows_per_second, 0))
+        self._log_metrics(run_id, model_id, values)
+
+    def _log_metrics(self, run_id: str, model_id: str | None, values: list[tuple[str, float, int]]) -> None:
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        metrics = [Metric(name, value, now, step, model_id=model_id) for name, value, step in values]
+        for start in range(0, len(metrics), 1000):  # MLflow takes no more at once
+            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    def _attach(self, run_id: str, files: Mapping[str, Path]) -> None:
+        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
+            for place, file in files.items():
+                staged = Path(folder) / place
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, staged)
+            self._client.log_artifacts(run_id, folder)
+
+    def _create_version(self, run_id: str, model: "LoggedModel", tags: Mapping[str, str]) -> "ModelVersion":
+        self._ensure_registered_model()
+        self._client.create_model_version(
+            self.name,
+            source=model.artifact_location,
+            run_id=run_id,
+            model_id=model.model_id,
+            tags={f"{TAG}{key}": value for key, value in tags.items()},
+            await_creation_for=None,
+        )
+        # A lost answer makes the client ask twice, and MLflow then makes two versions: keep the first.
+        first, *surplus = sorted(self._search(f" and run_id = '{run_id}'"), key=lambda found: int(found.version))
+        for version in surplus:
+            self._client.delete_model_version(self.name, version.version)
+        return first
+
+    def _ensure_registered_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _fetch(self, ref: ModelRef, path: str, folder: Path) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with answered(self.tracking_uri):
+            root = self._client.get_model_version_download_uri(ref.name, ref.version)
+            fetched = download_artifacts(
+                artifact_uri=f"{root.rstrip('/')}/{path}",
+                dst_path=tempfile.mkdtemp(prefix=f"version-{ref.version}-", dir=folder),
+                tracking_uri=self.tracking_uri,
+                registry_uri=self.tracking_uri,
+            )
+        return Path(fetched)
+
+
+def _version_tags(training: Training, snapshot: Snapshot, request: str) -> dict[str, str]:
+    return {
+        "digest": training.digest,
+        "learnt_from": training.learnt.start.isoformat(),
+        "learnt_until": training.learnt.end.isoformat(),
+        "fingerprint": snapshot.fingerprint,
+        "architecture": training.architecture,
+        "request": request,
+    }
+
+
+def _ref(version: "ModelVersion") -> ModelRef:
+    tags = version.tags
+    start, end = tags.get(f"{TAG}learnt_from"), tags.get(f"{TAG}learnt_until")
+    return ModelRef(
+        name=version.name,
+        version=str(version.version),
+        run_id=version.run_id or "",
+        digest=tags.get(f"{TAG}digest", ""),
+        learnt=Window.model_validate({"start": start, "end": end}) if start and end else None,
+    )
+
+
+def _evidence_metrics(evidence: Evidence) -> list[tuple[str, float, int]]:
+    values = []
+    for metric in evidence.comparison.metrics:
+        for side in ("champion", "challenger", "difference"):
+            estimate = getattr(metric, side)
+            if estimate is not None:
+                values.append((f"{side}_{metric.name}", estimate.value, 0))
+    return values

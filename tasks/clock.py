@@ -1,0 +1,13 @@
+"""The one place that reads the clock."""
+
+from datetime import UTC, datetime
+
+from prefect import task
+
+
+@task(name="moment")
+def moment(now: datetime | None = None) -> datetime:
+    """The time this run counts as now: the given one, or the clock's (UTC)."""
+    if now is None:
+        return datetime.now(UTC)
+    return now if now.tzinfo else now.replace(tzinfo=UTC)

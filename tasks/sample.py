@@ -1,0 +1,114 @@
+"""The sample feed on disk: days served by the ranker in charge, and the log as the data team would have it."""
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ranking.bundle import Bundle
+from ranking.errors import SettingsError
+from ranking.values import digest
+from ranking.world import Ranker, World, WorldKnobs, as_known_at
+from tasks.adapters.storage import write_bytes
+
+logger = logging.getLogger("feedloop.sample")
+
+
+class SampleFeed:
+    """A world that lives in a folder and can be continued.
+
+    ``truth/`` holds everything of each day, the log that a user would have is in ``interactions/``.
+    """
+
+    def __init__(self, folder: str, knobs: WorldKnobs) -> None:
+        self.folder = Path(folder)
+        self.knobs = knobs
+        self._world = World(knobs)
+        self._check_same_world()
+
+    @property
+    def days(self) -> int:
+        """How many days have been served."""
+        return len(list((self.folder / "truth").glob("day-*.parquet")))
+
+    @property
+    def now(self) -> datetime:
+        """Midnight after the last served day."""
+        return self.knobs.start + timedelta(days=self.days)
+
+    def serve(self, days: int, champion: Bundle | None, on_day: Callable[[int], None] | None = None) -> None:
+        """Let ``champion`` (or, without one, newest first) rank the next ``days`` days.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        for number in range(self.days, self.days + days):
+            ranker = None if champion is None else _ranker(champion, self.log())
+            day = self._world.day(number, ranker)
+            self._write(f"truth/day-{number:03d}.parquet", day)
+            # Yesterday's late clicks have arrived by now, so its file is written again.
+            for known in (number - 1, number):
+                if known >= 0:
+                    self._write(f"interactions/day-{known:03d}.parquet", as_known_at(self._truth(known), self.now))
+            if on_day is not None:
+                on_day(number)
+
+    def log(self) -> pd.DataFrame:
+        """All interactions as known now."""
+        if self.days == 0:
+            return as_known_at(self._world.day(0).head(0), self.now)
+        truth = pd.concat([self._truth(number) for number in range(self.days)], ignore_index=True)
+        return as_known_at(truth, self.now)
+
+    def click_rate(self, days: range) -> float:
+        """True expected click rate of what was shown on these days."""
+        return float(np.mean(np.concatenate([self._truth(day)["true_click_probability"] for day in days])))
+
+    def _truth(self, number: int) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / "truth" / f"day-{number:03d}.parquet")
+
+    def _write(self, name: str, rows: pd.DataFrame) -> None:
+        buffer = BytesIO()
+        rows.to_parquet(buffer, index=False)
+        write_bytes(str(self.folder / name), buffer.getvalue())
+
+    def _check_same_world(self) -> None:
+        """A feed continued under other knobs would be two worlds in one log."""
+        marker = self.folder / "world.json"
+        wanted = digest(self.knobs)
+        if not marker.exists():
+            write_bytes(
+                str(marker), json.dumps({"digest": wanted, "knobs": self.knobs.model_dump(mode="json")}).encode()
+            )
+        elif json.loads(marker.read_text())["digest"] != wanted:
+            raise SettingsError(
+                f"{self.folder} holds a sample feed made with other [world] settings. "
+                "Restore those settings, or remove the folder to start a new world."
+            )
+
+
+def _ranker(champion: Bundle, log: pd.DataFrame) -> Ranker:
+    """The champion as a ranker of candidates, with history as of the last midnight.
+
+    A day's grain is what a nightly feature table can serve to a live feed.
+    """
+    import ibis
+
+    from ranking.history import with_history
+
+    spec = champion.spec.model_copy(update={"history": champion.spec.history.model_copy(update={"grain": "day"})})
+
+    def rank(candidates: pd.DataFrame) -> np.ndarray:
+        rows = pd.concat([log.assign(observed=True), candidates.assign(observed=False)], ignore_index=True).reset_index(
+            names="row_id"
+        )
+        table = with_history(ibis.memtable(rows[["row_id", "observed", *spec.log.columns]]), spec)
+        scored = table.filter(~table.observed).order_by("row_id").to_pandas()
+        return champion.score(scored)
+
+    return rank
