@@ -48,10 +48,12 @@ def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., No
     return register
 
 
-def _session(config: Path | None, as_json: bool, verbose: bool, data: str | None = None) -> "Session":
+def _session(
+    config: Path | None, as_json: bool, verbose: bool, data: str | None = None, read_settings: bool = True
+) -> "Session":
     from deployments.session import Session
 
-    return Session(config=config, data=data, as_json=as_json, verbose=verbose)
+    return Session(config=config, data=data, as_json=as_json, verbose=verbose, read_settings=read_settings)
 
 
 @command("run")
@@ -60,9 +62,7 @@ def run(config: Config = None, data: Data = None, yes: Yes = False, json: Json =
 
     Without data it plays on a seeded sample feed; run again, it goes on where it stopped.
     """
-    from deployments.story import tell
-
-    return _session(config, json, verbose, data).do(lambda session: tell(session, yes=yes))
+    return _session(config, json, verbose, data).do("deployments.story:tell", yes=yes)
 
 
 @command("retrain")
@@ -75,9 +75,7 @@ def retrain(
     verbose: Verbose = False,
 ) -> int:
     """One turn of the loop: train a challenger, compare it with the champion, ask for its promotion."""
-    from deployments.commands import retrain as work
-
-    return _session(config, json, verbose, data).do(lambda session: work(session, cutoff=cutoff, yes=yes))
+    return _session(config, json, verbose, data).do("deployments.commands:retrain", cutoff=cutoff, yes=yes)
 
 
 @command("compare")
@@ -91,11 +89,7 @@ def compare(
     verbose: Verbose = False,
 ) -> int:
     """Compare two registered models on the newest rows that neither has seen.  Changes nothing."""
-    from deployments.commands import compare as work
-
-    return _session(config, json, verbose, data).do(
-        lambda session: work(session, champion=champion, challenger=challenger, cutoff=cutoff)
-    )
+    return _session(config, json, verbose, data).do("deployments.commands:compare", champion=champion, challenger=challenger, cutoff=cutoff)
 
 
 @command("promote")
@@ -109,11 +103,7 @@ def promote(
     verbose: Verbose = False,
 ) -> int:
     """Make a compared challenger the champion, if its verdict is PROMOTE and somebody approves."""
-    from deployments.commands import promote as work
-
-    return _session(config, json, verbose).do(
-        lambda session: work(session, version=version, force=force, reason=reason, yes=yes)
-    )
+    return _session(config, json, verbose).do("deployments.commands:promote", version=version, force=force, reason=reason, yes=yes)
 
 
 @command("rollback")
@@ -125,25 +115,19 @@ def rollback(
     verbose: Verbose = False,
 ) -> int:
     """Put the previous champion, or a named one, back.  Needs no approval; everything is recorded."""
-    from deployments.commands import rollback as work
-
-    return _session(config, json, verbose).do(lambda session: work(session, to=to, reason=reason))
+    return _session(config, json, verbose).do("deployments.commands:rollback", to=to, reason=reason)
 
 
 @command("status")
 def status(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
     """Who serves, since when and why, and which challengers there are."""
-    from deployments.commands import status as work
-
-    return _session(config, json, verbose).do(work)
+    return _session(config, json, verbose).do("deployments.commands:status")
 
 
 @command("history")
 def history(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
     """Every promotion, refusal and rollback, from the ledger."""
-    from deployments.commands import history as work
-
-    return _session(config, json, verbose).do(work)
+    return _session(config, json, verbose).do("deployments.commands:history")
 
 
 @command("init")
@@ -155,12 +139,9 @@ def init(
     verbose: Verbose = False,
 ) -> int:
     """Draft a feedloop.toml by looking at the data."""
-    from deployments.commands import init as work
-
     # The settings file that this command is about to write may not exist, or be wrong: it is not read.
-    return _session(None, json, verbose).do(
-        lambda session: work(session, path=path, output=output, force=force), settings=False
-    )
+    session = _session(None, json, verbose, read_settings=False)
+    return session.do("deployments.commands:init", path=path, output=output, force=force)
 
 
 @command("simulate")
@@ -171,9 +152,7 @@ def simulate(
     verbose: Verbose = False,
 ) -> int:
     """Let the current champion (or, before there is one, newest first) serve more days of the sample feed."""
-    from deployments.commands import simulate as work
-
-    return _session(config, json, verbose).do(lambda session: work(session, days=days))
+    return _session(config, json, verbose).do("deployments.commands:simulate", days=days)
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def rollback(session: Session, *, to: str | None, reason: str) -> int:
     settings = session.settings
     now = _now(session) or datetime.now(UTC)
     result = apply_rollback.fn(
-        registry=settings.registry, workspace=settings.workspace, to=to, reason=reason, actor=who(), now=now
+        to=to, reason=reason, actor=who(), now=now, registry=settings.registry, workspace=settings.workspace
     )
     session.output.say(
         f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "

@@ -6,6 +6,8 @@ A machine that already talks to a Prefect server (``PREFECT_API_URL``, a profile
 import os
 from pathlib import Path
 
+from ranking.errors import StorageError
+
 DEFAULTS = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     # A cold start on two busy cores takes longer than Prefect's 20 s.
@@ -17,17 +19,25 @@ DEFAULTS = {
 }
 
 
-def prepare(workspace: str, *, verbose: bool) -> None:
+def prepare(workspace: str | None, *, verbose: bool) -> None:
     """Fill in what an embedded run needs.
 
     Args:
-        workspace: the configured workspace; Prefect's own database goes there if it has no home yet.
+        workspace: the configured workspace, if any; Prefect's own database goes there if it has no home yet.
         verbose: let Prefect log to the terminal; otherwise errors are told once, by the command line.
+
+    Raises:
+        StorageError: the workspace cannot be written.
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     home = Path.home() / ".prefect"
     chosen = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"} & set(os.environ)
-    if not chosen and not (home / "profiles.toml").exists() and "://" not in workspace:
-        os.environ["PREFECT_HOME"] = str(Path(workspace) / "prefect")
+    if workspace is not None and "://" not in workspace and not chosen and not (home / "profiles.toml").exists():
+        folder = Path(workspace) / "prefect"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"The workspace {workspace} cannot be written: {error.strerror}. Allow it.") from error
+        os.environ["PREFECT_HOME"] = str(folder)

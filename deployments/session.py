@@ -1,9 +1,11 @@
 """One command's surroundings: its settings, its output, and how it ends."""
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
+from deployments.embedded import prepare
 from deployments.output import Output
 from ranking.errors import FeedloopError
 from settings.loading import load
@@ -13,31 +15,32 @@ from settings.model import Settings
 class Session:
     """What every command needs.  Settings are read once, inside :meth:`do`, so that their errors are told too."""
 
-    def __init__(self, *, config: Path | None, data: str | None, as_json: bool, verbose: bool) -> None:
+    def __init__(
+        self, *, config: Path | None, data: str | None, as_json: bool, verbose: bool, read_settings: bool = True
+    ) -> None:
         self.output = Output(as_json=as_json, verbose=verbose)
         self.config = str(config) if config else None
         # On the command line a relative path starts where the shell stands.
         self.data = str(Path(data).absolute()) if data and "://" not in data else data
         self.verbose = verbose
+        self._read_settings = read_settings
 
     @cached_property
     def settings(self) -> Settings:
         """The settings of this command."""
         return load(self.config, **({"data": {"uri": self.data}} if self.data else {}))
 
-    def do(self, work: Callable[["Session"], int], *, settings: bool = True) -> int:
+    def do(self, work: str, **arguments: Any) -> int:
         """Run a command and return its exit code; errors of feedloop become one paragraph.
 
         Args:
-            work: the command.
-            settings: read the settings and prepare an embedded Prefect before it starts.
+            work: the command's function as ``module:name``.  It is imported only after the environment of an
+                embedded run is set, because Prefect reads that environment when it is imported.
+            arguments: passed to it after the session.
         """
-        from deployments.embedded import prepare
-
         try:
-            if settings:
-                prepare(self.settings.workspace, verbose=self.verbose)
-            return work(self)
+            prepare(self.settings.workspace if self._read_settings else None, verbose=self.verbose)
+            return int(resolve_name(work)(self, **arguments))
         except FeedloopError as error:
             return self.output.fail(error)
         except KeyboardInterrupt:

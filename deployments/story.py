@@ -6,7 +6,6 @@ from rich.progress import Progress
 
 from deployments.commands import turn
 from deployments.session import Session
-from deployments.terminal import who
 from ranking.results import Promotion, Retraining, as_utc
 from settings.model import Settings
 from tasks.data import moment_at_share
@@ -71,6 +70,13 @@ def _on_sample(session: Session, *, yes: bool) -> list[Retraining]:
     output.say(f"True click rate of what was shown: {before:.1%} on the {start} days before, {after:.1%} since.")
     output.step("A challenger, trained on the newer data")
     return [*turns, turn(session, cutoff=None, now=feed.now, yes=yes)]
+
+
+def serve_days(session: Session, days: int) -> SampleFeed:
+    """Let the champion, if there is one, serve more days of the sample feed."""
+    feed = SampleFeed(session.settings.sample_folder, session.settings.world)
+    _serve(session, feed, days)
+    return feed
 
 
 def _serve(session: Session, feed: SampleFeed, days: int) -> None:

@@ -21,6 +21,9 @@ from settings.effects import ApprovalKnobs
 Asker = Callable[[Evidence, datetime], Approval]
 """Somebody at hand: sees the evidence and answers now."""
 
+POLL_SECONDS = 2
+"""How soon an answer in the Prefect UI is noticed."""
+
 _asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
 
 
@@ -82,8 +85,9 @@ def _pause(evidence: Evidence, summary: str, timeout_hours: float, now: datetime
         form = pause_flow_run(
             wait_for_input=ApprovalForm.with_initial_data(description=summary),
             timeout=int(timeout_hours * 3600),
+            poll_interval=POLL_SECONDS,
             # A pause is for one challenger: a retried run must not reuse the answer given for another.
-            key=f"approval-{challenger.name}-{challenger.version}",
+            key=f"approval-{challenger.version}-{challenger.digest[:12]}",
         )
     except FlowPauseTimeout:
         reason = f"Nobody answered within {timeout_hours:g} hours."

@@ -12,7 +12,7 @@ from settings.loading import load
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
-from tasks.registry import current_champion, record_evidence, register_challenger
+from tasks.registry import current_champion, features_read_by, record_evidence, register_challenger
 from tasks.reports import write_report
 from tasks.training import train_challenger
 
@@ -34,33 +34,55 @@ def retrain(
     """Train a challenger on recent interactions and let it replace the champion if that is proven and approved."""
     settings = load(config, **({"data": {"uri": data}} if data else {}))
     at = moment(now)
-    champion = current_champion(settings.registry, settings.workspace)
-    snapshot = take_snapshot(settings.data, cutoff=cutoff, now=at, workspace=settings.workspace, champion=champion)
-    features = build_features(snapshot, settings.feature_spec(snapshot.log), workspace=settings.workspace)
-    split = plan_split(features, settings.split)
-    training = train_challenger(features, split, settings=settings, champion=champion)
-    challenger = register_challenger(training, snapshot, settings.registry, workspace=settings.workspace)
-    compared = compare_models(challenger, champion, snapshot, split, settings)
-    verdict = judge(compared.comparison, settings.gate)
+    store = {"registry": settings.registry, "workspace": settings.workspace}
+    engine = {"workspace": settings.workspace, "warehouse": settings.data.warehouse}
+
+    champion = current_champion(**store)
+    snapshot = take_snapshot(
+        data=settings.data, cutoff=cutoff, now=at, workspace=settings.workspace, also=features_read_by(champion, **store)
+    )
+    features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **engine)
+    split = plan_split(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
+    trained = train_challenger(
+        features=features,
+        split=split,
+        model=settings.model,
+        knobs=settings.training,
+        seed=settings.seed,
+        champion=champion,
+        **store,
+    )
+    challenger = register_challenger(trained=trained, snapshot=snapshot, features=features, split=split, **store)
+    comparison = compare_models(
+        challenger=challenger,
+        champion=champion,
+        snapshot=snapshot,
+        features=features,
+        split=split,
+        gate=settings.gate,
+        registry=settings.registry,
+        **engine,
+    )
+    verdict = judge(comparison, settings.gate)
     evidence = Evidence(
-        comparison=compared.comparison,
+        comparison=comparison,
         verdict=verdict,
         policy_digest=settings.policy_digest,
-        training=training,
+        training=trained.training,
         split=split,
     )
-    report = write_report(evidence, compared.curves, gate=settings.gate, workspace=settings.workspace)
-    record_evidence(challenger, evidence, report, settings.registry)
-    promotion = promote(challenger.version, config=config, now=at) if verdict.decision is Decision.PROMOTE else None
+    report = write_report(evidence=evidence, gate=settings.gate, workspace=settings.workspace)
+    record_evidence(challenger=challenger, evidence=evidence, report=report, **store)
+    wanted = verdict.decision is Decision.PROMOTE
+    promotion = promote(challenger.version, config=config, now=at) if wanted else None
     return Retraining(
         trigger=trigger,
         cutoff=snapshot.cutoff,
         snapshot=snapshot,
         split=split,
-        training=training,
+        training=trained.training,
         challenger=challenger,
-        comparison=compared.comparison,
-        verdict=verdict,
+        evidence=evidence,
         promotion=promotion,
         report=report,
     )

@@ -25,5 +25,5 @@ def rollback(
     """
     settings = load(config)
     return apply_rollback(
-        registry=settings.registry, workspace=settings.workspace, to=to, reason=reason, actor=actor, now=moment(now)
+        to=to, reason=reason, actor=actor, now=moment(now), registry=settings.registry, workspace=settings.workspace
     )

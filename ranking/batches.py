@@ -4,6 +4,7 @@ A batch is one gather per tensor, never a loop over rows: that, more than anythi
 what makes training fast.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -60,9 +61,7 @@ class Batches:
             trains the slot that new users and items will use, and keeps ids from being learnt by heart.
     """
 
-    def __init__(
-        self, examples: Examples, *, batch_rows: int, seed: int, unseen: Tensor, id_dropout: Tensor
-    ) -> None:
+    def __init__(self, examples: Examples, *, batch_rows: int, seed: int, unseen: Tensor, id_dropout: Tensor) -> None:
         device = examples.ids.device
         self.examples = examples
         self.batch_rows = batch_rows
@@ -73,7 +72,7 @@ class Batches:
         self._drops = bool(id_dropout.any())
 
     def __len__(self) -> int:
-        return -(-len(self.examples) // self.batch_rows)
+        return math.ceil(len(self.examples) / self.batch_rows)
 
     def __iter__(self) -> Iterator[Batch]:
         device = self.examples.ids.device
@@ -102,7 +101,7 @@ def predict(net: nn.Module, ids: Tensor, numbers: Tensor, *, batch_rows: int = 6
     device = next(net.parameters()).device
     logits = [
         net(some_ids.to(device), some_numbers.to(device)).cpu().double()
-        for some_ids, some_numbers in zip(ids.split(batch_rows), numbers.split(batch_rows), strict=True)
+        for some_ids, some_numbers in zip(torch.split(ids, batch_rows), torch.split(numbers, batch_rows), strict=True)
     ]
     # A logit beyond 30 is a probability that float64 would round to 0 or 1, and 1 has no log loss.
     scores: np.ndarray = torch.cat(logits).clamp(-30, 30).sigmoid().numpy()

@@ -61,7 +61,7 @@ class Facts(Value):
 class Manifest(Value):
     """Which bytes make up a bundle (``manifest.json``)."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     files: dict[str, str]
 
 
@@ -91,7 +91,9 @@ class Bundle:
         """
         scores = [np.empty(0)]
         for start in range(0, len(rows), SCORE_ROWS):
-            some = rows.slice(start, SCORE_ROWS) if isinstance(rows, pa.Table) else rows.iloc[start : start + SCORE_ROWS]
+            some = (
+                rows.slice(start, SCORE_ROWS) if isinstance(rows, pa.Table) else rows.iloc[start : start + SCORE_ROWS]
+            )
             columns = self.encoder.encode(_as_table(some, self.encoder.columns))
             scores.append(predict(self.net, torch.from_numpy(columns.ids), torch.from_numpy(columns.numbers)))
         return np.concatenate(scores)

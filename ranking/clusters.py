@@ -1,6 +1,7 @@
 """Standard errors when rows of one user, or of one item, err together."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -16,6 +17,11 @@ class Clusters:
     users: IntArray
     items: IntArray
 
+    @cached_property
+    def rows(self) -> tuple[FloatArray, FloatArray]:
+        """Rows of each user and of each item: (1, users), (1, items)."""
+        return _rows(self.users), _rows(self.items)
+
     def subset(self, rows: BoolArray | IntArray) -> "Clusters":
         """The same for some of the rows."""
         return Clusters(self.users[rows], self.items[rows])
@@ -23,7 +29,7 @@ class Clusters:
 
 @dataclass(frozen=True)
 class AxisSums:
-    """Influence summed per cluster and part, with the number of rows behind each sum: (G, P) both.
+    """Influence summed per part and cluster, with the number of rows behind each sum: (P, G) both.
 
     AUC has two parts, non-clicks and clicks; a mean has one.
     """
@@ -33,7 +39,7 @@ class AxisSums:
 
     def __add__(self, other: Self) -> Self:
         """The sums of two shards of one holdout; both use the same codes."""
-        size = max(len(self.rows), len(other.rows))
+        size = max(self.rows.shape[1], other.rows.shape[1])
         return type(self)(
             _padded(self.influence, size) + _padded(other.influence, size),
             _padded(self.rows, size) + _padded(other.rows, size),
@@ -42,7 +48,7 @@ class AxisSums:
     @property
     def clusters(self) -> int:
         """Number of clusters with rows."""
-        return int(np.count_nonzero(self.rows.sum(axis=1)))
+        return int(np.count_nonzero(self.rows.sum(axis=0)))
 
     def variance(self) -> float | None:
         """Variance between clusters; ``None`` when a part has fewer than two of them.
@@ -50,12 +56,15 @@ class AxisSums:
         Obuchowski (1997): each part has its own small-sample factor I/(I-1), where I counts the
         clusters with rows of that part; with one row per cluster this is DeLong exactly.
         """
-        parts = np.count_nonzero(self.rows, axis=0)
+        parts = np.count_nonzero(self.rows, axis=1)
         if parts.min() < 2:
             return None
-        own = (parts / (parts - 1) * (self.influence**2).sum(axis=0)).sum()
-        crossed = (self.influence.sum(axis=1) ** 2).sum() - (self.influence**2).sum()
-        return float(own + self.clusters / (self.clusters - 1) * crossed)
+        squares = (self.influence**2).sum(axis=1)
+        own = float((parts / (parts - 1) * squares).sum())
+        if len(parts) == 1:
+            return own
+        crossed = float((self.influence.sum(axis=0) ** 2).sum() - squares.sum())
+        return own + self.clusters / (self.clusters - 1) * crossed
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,19 @@ class InfluenceSums:
             clusters: whose rows they are.
             parts: (N,) the class of each row, for statistics that take classes apart (AUC).
         """
-        part = np.zeros(len(influence), dtype=np.int64) if parts is None else parts.astype(np.int64)
-        number = 1 if parts is None else 2
+        if parts is None:
+            return cls(
+                AxisSums(_sums(clusters.users, influence), clusters.rows[0]),
+                AxisSums(_sums(clusters.items, influence), clusters.rows[1]),
+                np.array([influence @ influence]),
+                np.array([float(len(influence))]),
+            )
+        part = parts.astype(np.int64)
         return cls(
-            _axis(influence, clusters.users, part, number),
-            _axis(influence, clusters.items, part, number),
-            np.bincount(part, influence**2, minlength=number).astype(np.float64),
-            np.bincount(part, minlength=number).astype(np.float64),
+            _axis(influence, clusters.users, part, clusters.rows[0]),
+            _axis(influence, clusters.items, part, clusters.rows[1]),
+            np.bincount(part, influence**2, minlength=2).astype(np.float64),
+            np.bincount(part, minlength=2).astype(np.float64),
         )
 
     def __add__(self, other: Self) -> Self:
@@ -108,16 +123,23 @@ class InfluenceSums:
 
 
 def _padded(sums: FloatArray, size: int) -> FloatArray:
-    return np.pad(sums, ((0, size - len(sums)), (0, 0)))
+    return np.pad(sums, ((0, 0), (0, size - sums.shape[1])))
 
 
-def _axis(influence: FloatArray, codes: IntArray, part: IntArray, number: int) -> AxisSums:
-    size = (int(codes.max()) + 1 if len(codes) else 0) * number
-    cell = codes * number + part
-    return AxisSums(
-        np.bincount(cell, influence, minlength=size).astype(np.float64).reshape(-1, number),
-        np.bincount(cell, minlength=size).astype(np.float64).reshape(-1, number),
-    )
+def _sums(codes: IntArray, values: FloatArray) -> FloatArray:
+    return np.bincount(codes, values).astype(np.float64)[None, :]
+
+
+def _rows(codes: IntArray) -> FloatArray:
+    return np.bincount(codes).astype(np.float64)[None, :]
+
+
+def _axis(influence: FloatArray, codes: IntArray, part: IntArray, rows: FloatArray) -> AxisSums:
+    """Sums by class: non-clicks first."""
+    size = rows.shape[1]
+    summed = np.bincount(part * size + codes, influence, minlength=2 * size).astype(np.float64)
+    clicks = np.bincount(codes, part, minlength=size).astype(np.float64)
+    return AxisSums(summed.reshape(2, size), np.stack((rows[0] - clicks, clicks)))
 
 
 def critical(probability: float, clusters: int) -> float:

@@ -1,30 +1,23 @@
 """Champion against challenger on the same holdout rows.
 
-``Scored`` holds the arrays, ``compare`` measures them into a frozen ``Comparison``; deciding what
-follows is ``ranking.verdict``'s, asking whether the comparison is fair ``ranking.fairness``'s.
+``compare`` measures what a ``Scored`` holds into a frozen ``Comparison``; deciding what follows is
+``ranking.verdict``'s, asking whether the comparison is fair ``ranking.fairness``'s.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ranking import influence
-from ranking.clusters import Clusters, InfluenceSums, estimate
+from ranking.clusters import InfluenceSums, estimate
 from ranking.errors import ComparisonError
 from ranking.influence import Measure, unmeasured
 from ranking.metrics import constant_log_loss, correlation
-from ranking.placements import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    checked_codes,
-    checked_labels,
-    checked_weights,
-)
+from ranking.pictures import reported
+from ranking.placements import BoolArray, FloatArray, IntArray
 from ranking.results import (
     Comparison,
     Costs,
@@ -35,89 +28,11 @@ from ranking.results import (
     SliceComparison,
     Window,
 )
+from ranking.scored import Checked, Scored, by_value, codes
+
+__all__ = ["Scored", "by_value", "codes", "compare", "holdout_digest"]
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "log_loss": False, "normalised_entropy": False, "calibration": None}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """N holdout rows and what both models said about them.
-
-    Attributes:
-        labels: (N,) 0/1 or bool.
-        challenger: (N,) predicted click rates.
-        champion: (N,) predicted click rates, or ``None`` for the first model ever.
-        users: (N,) whole-number codes, 0 or more (see :func:`codes`).
-        items: (N,) codes.
-        row_ids: (N,) the snapshot's ``row_id``.
-        groups: (N,) codes of what GAUC ranks within: requests, or users when ``None``.
-        slices: name -> (N,) bool mask; ``new_users`` and ``cold_items`` are expected by the default gate,
-            ``column=value`` comes from :func:`by_value`.
-        weights: (N,) positive row weights, or ``None`` for 1.
-    """
-
-    labels: NDArray[Any]
-    challenger: NDArray[Any]
-    champion: NDArray[Any] | None
-    users: NDArray[Any]
-    items: NDArray[Any]
-    row_ids: NDArray[Any]
-    groups: NDArray[Any] | None = None
-    slices: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    weights: NDArray[Any] | None = None
-
-    def checked(self) -> "Checked":
-        """The arrays with their final types.
-
-        Raises:
-            ComparisonError: a shape, a label, a code, a weight or a mask is wrong; which, and how many.
-        """
-        labels = checked_labels(np.asarray(self.labels))
-        rows = len(labels)
-        users = checked_codes(np.asarray(self.users), rows, "user")
-        row_ids = checked_codes(np.asarray(self.row_ids), rows, "row_id")
-        repeated = int(np.count_nonzero(np.diff(np.sort(row_ids)) == 0))
-        if repeated:
-            raise ComparisonError(f"{repeated} of {rows} holdout rows repeat a row_id: each row is scored once.")
-        return Checked(
-            labels=labels,
-            challenger=_shaped(self.challenger, rows, "the challenger"),
-            champion=None if self.champion is None else _shaped(self.champion, rows, "the champion"),
-            clusters=Clusters(users, checked_codes(np.asarray(self.items), rows, "item")),
-            groups=users if self.groups is None else checked_codes(np.asarray(self.groups), rows, "group"),
-            row_ids=row_ids,
-            slices={name: _mask(name, mask, rows) for name, mask in self.slices.items()},
-            weights=checked_weights(self.weights, rows),
-        )
-
-
-@dataclass(frozen=True)
-class Checked:
-    """``Scored`` with arrays of known shape and type; scores may still be NaN."""
-
-    labels: BoolArray
-    challenger: FloatArray
-    champion: FloatArray | None
-    clusters: Clusters
-    groups: IntArray
-    row_ids: IntArray
-    slices: Mapping[str, BoolArray]
-    weights: FloatArray | None
-
-    def only(self, mask: BoolArray) -> "Checked":
-        """Some of the rows, without slices."""
-        rows = np.flatnonzero(mask)
-        return replace(
-            self,
-            labels=self.labels[rows],
-            challenger=self.challenger[rows],
-            champion=None if self.champion is None else self.champion[rows],
-            clusters=self.clusters.subset(rows),
-            groups=self.groups[rows],
-            row_ids=self.row_ids[rows],
-            slices={},
-            weights=None if self.weights is None else self.weights[rows],
-        )
 
 
 def compare(
@@ -157,8 +72,6 @@ def compare(
     measured = metrics.pop("normalised_entropy")
     extra: dict[str, Any] = {"others": (measured,)}
     if report and not broken:
-        from ranking.pictures import reported
-
         extra = reported(rows)
         extra["others"] = (measured, *extra["others"])
     return Comparison(
@@ -187,40 +100,12 @@ def holdout_digest(row_ids: IntArray, labels: BoolArray) -> str:
     return text.hexdigest()
 
 
-def codes(values: Any) -> tuple[IntArray, list[str]]:
-    """Whole-number codes of any ids, and the id behind each code; a missing id becomes -1.
-
-    Args:
-        values: (N,) array, list, or pandas or arrow column of ids.
-    """
-    import pandas as pd
-
-    found, names = pd.factorize(pd.Series(values))
-    return found.astype(np.int64), [str(name) for name in names]
-
-
-def by_value(column: str, values: Any, labels: NDArray[Any], min_positives: int = 50) -> dict[str, BoolArray]:
-    """One slice ``column=value`` for each value with enough clicks to be tested.
-
-    Args:
-        column: name of the column.
-        values: (N,) its values on the holdout; a missing value makes the slice ``column=missing``.
-        labels: (N,) 0/1.
-        min_positives: values with fewer clicks get no slice.
-    """
-    found, names = codes(values)
-    names.append("missing")
-    found = np.where(found < 0, len(names) - 1, found)
-    clicks = np.bincount(found, checked_labels(np.asarray(labels)), minlength=len(names))
-    return {f"{column}={names[code]}": found == code for code in np.flatnonzero(clicks >= min_positives)}
-
-
 def _metrics(rows: Checked, broken: str, level: float) -> dict[str, MetricComparison]:
     y, w = rows.labels, rows.weights
     measures: dict[str, Callable[[FloatArray], Measure]] = {
-        "auc": lambda scores: influence.auc(y, scores, w),
+        "auc": lambda scores: influence.auc(y, scores, w, rows.order_of(scores)),
         "log_loss": lambda scores: influence.log_loss(y, scores, w),
-        "gauc": lambda scores: influence.gauc(y, scores, rows.groups, w),
+        "gauc": lambda scores: influence.gauc(y, scores, rows.groups, w, rows.lists_of(scores)),
         "calibration": lambda scores: influence.calibration(y, scores, w),
         "normalised_entropy": lambda scores: influence.normalised_entropy(y, scores, w),
     }
@@ -302,19 +187,3 @@ def _champion_health(scores: FloatArray, champion: ModelRef | None) -> ScoreHeal
             "Look at the champion first: it may be serving these scores; roll back if it is."
         )
     return health
-
-
-def _shaped(scores: NDArray[Any], rows: int, who: str) -> FloatArray:
-    array = np.asarray(scores, dtype=np.float64)
-    if array.shape != (rows,):
-        raise ComparisonError(f"Scores of {who} have shape {array.shape}, the holdout has {rows} rows: one per row.")
-    return array
-
-
-def _mask(name: str, mask: NDArray[Any], rows: int) -> BoolArray:
-    array = np.asarray(mask)
-    if array.shape != (rows,) or array.dtype != np.bool_:
-        raise ComparisonError(
-            f"Slice {name!r} has shape {array.shape} and type {array.dtype}: a bool for each of {rows} rows."
-        )
-    return array

@@ -24,9 +24,7 @@ class KeepBest(Callback):
         on_epoch: is told of every epoch as it ends.
     """
 
-    def __init__(
-        self, validation: Examples, *, patience_epochs: int, on_epoch: Callable[[Epoch], None] | None
-    ) -> None:
+    def __init__(self, validation: Examples, *, patience_epochs: int, on_epoch: Callable[[Epoch], None] | None) -> None:
         self.validation = validation
         self.patience_epochs = patience_epochs
         self.on_epoch = on_epoch

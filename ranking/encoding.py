@@ -68,7 +68,8 @@ class Vocabulary:
     @cached_property
     def index(self) -> pd.Index:
         """The values as a hash table, built at the first look-up and kept."""
-        return pd.Index(self.values)
+        index: pd.Index = pd.Index(self.values)
+        return index
 
     def encode(self, column: pa.ChunkedArray) -> np.ndarray:
         """Slots (N,) int64 of a column of any scalar type.
@@ -76,7 +77,7 @@ class Vocabulary:
         3, 3.0 and "3" are one value: what parquet stores as a whole number comes back from JSON as a
         float, and must meet the same row of the table.
         """
-        cells = canonical(column)
+        cells = canonical(column, self.name)
         if pa.types.is_int64(cells.type) and self.values.dtype == np.int64:
             slots = self._slots_of(cells.fill_null(0).to_numpy())
         else:
@@ -140,7 +141,7 @@ class Encoder:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that :meth:`encode` reads."""
-        return tuple(part.name for part in (*self.vocabularies, *self.scalers))
+        return (*(part.name for part in self.vocabularies), *(part.name for part in self.scalers))
 
     @property
     def table_rows(self) -> int:
@@ -254,7 +255,7 @@ def fit_encoder(rows: pa.Table, spec: FeatureSpec, *, min_count: int = 2) -> Enc
 
 
 def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, min_count: int) -> Vocabulary:
-    cells = canonical(column)
+    cells = canonical(column, name)
     known = cells.drop_null()
     if pa.types.is_int64(cells.type):
         values, counts = np.unique(known.to_numpy(), return_counts=True)
@@ -272,7 +273,7 @@ def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, min_count:
 
 def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, min_count: int) -> Scaler:
     known = numbers[np.isfinite(numbers)]
-    log = bool(len(known)) and known.min() >= 0 and _skewness(known) >= SKEWNESS_FOR_LOG
+    log = bool(len(known) and known.min() >= 0 and _skewness(known) >= SKEWNESS_FOR_LOG)
     known = np.log1p(known) if log else known
     deviation = float(known.std()) if len(known) else 0.0
     return Scaler(
@@ -283,7 +284,7 @@ def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, min_count: int) ->
         # A constant column says nothing: dividing by 1 leaves it at 0 instead of at 0 / 0.
         deviation=deviation if deviation > 0 else 1.0,
         clip=CLIP_DEVIATIONS,
-        sees_missing=len(numbers) - len(known) >= min_count,
+        sees_missing=bool(len(numbers) - len(known) >= min_count),
     )
 
 
@@ -293,7 +294,7 @@ def _skewness(numbers: np.ndarray) -> float:
     return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0
 
 
-def canonical(column: pa.ChunkedArray) -> pa.Array:
+def canonical(column: pa.ChunkedArray, name: str) -> pa.Array:
     """One form per value, whatever the type it came in: int64 if all cells are whole numbers, else large_string.
 
     Raises:
@@ -312,7 +313,8 @@ def canonical(column: pa.ChunkedArray) -> pa.Array:
         return cells.cast(pa.large_string())
     except pa.ArrowNotImplementedError as error:
         raise _Unreadable(
-            f"A categorical column holds {kind}; it must hold text, whole numbers or booleans. Leave it out or flatten it."
+            f"The categorical column {name!r} holds {kind}; it must hold text, whole numbers or booleans. "
+            "Leave it out of the features, or flatten it first."
         ) from error
 
 

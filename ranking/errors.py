@@ -10,11 +10,13 @@
     │   ├── InvalidInteractions       types, nulls, duplicates, labels, times, one class
     │   └── EmptyWindow               no row between the window's start and the cut-off
     ├── SplitError                    no fair train / validation / holdout can be cut
-    │   └── LeakageError              the holdout overlaps what a model was trained on
+    │   ├── LeakageError              the holdout overlaps what a model was trained on
+    │   └── ImmatureLabels            the holdout's last labels are not final yet
     ├── TrainingError                 the fit diverged or had nothing to learn from
     ├── BundleError                   a model bundle cannot be used
     │   └── TamperedBundle            bytes do not match the manifest or the expected digest
     ├── ComparisonError               the two models cannot be compared fairly
+    │   └── MismatchedRows            they did not score the same rows
     ├── RegistryError                 the registry answered, and the answer is no
     │   ├── RegistryUnavailable       the registry did not answer (transient; it is retried)
     │   └── UnknownModel              no such version or alias
@@ -73,6 +75,10 @@ class LeakageError(SplitError):
     """Raised when the holdout overlaps what one of the models was trained on."""
 
 
+class ImmatureLabels(SplitError):
+    """Raised when the holdout ends so late that its last labels are not final yet."""
+
+
 class TrainingError(FeedloopError):
     """Raised when the fit diverged or had nothing to learn from."""
 
@@ -93,6 +99,10 @@ class ComparisonError(FeedloopError):
     """Raised when two models cannot be compared fairly."""
 
     exit_code = 4
+
+
+class MismatchedRows(ComparisonError):
+    """Raised when the two models did not score the same rows in the same order."""
 
 
 class RegistryError(FeedloopError):

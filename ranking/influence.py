@@ -41,9 +41,11 @@ def _weights(weights: FloatArray | None, rows: int) -> FloatArray:
     return np.ones(rows) if weights is None else weights
 
 
-def auc(labels: BoolArray, scores: FloatArray, weights: FloatArray | None = None) -> Measure:
+def auc(
+    labels: BoolArray, scores: FloatArray, weights: FloatArray | None = None, order: IntArray | None = None
+) -> Measure:
     """AUC: (placement - AUC) / weight of the row's class (DeLong et al. 1988)."""
-    placed = placements(labels, scores, weights=weights)
+    placed = placements(labels, scores, weights=weights, order=order)
     if not placed.measurable[0]:
         return unmeasured(f"all {len(labels)} labels are {int(labels[0])}: AUC needs both")
     area = float(placed.area[0])
@@ -51,14 +53,20 @@ def auc(labels: BoolArray, scores: FloatArray, weights: FloatArray | None = None
     return Measure(area, share * (placed.value - area), by_class=True)
 
 
-def gauc(labels: BoolArray, scores: FloatArray, groups: IntArray, weights: FloatArray | None = None) -> Measure:
+def gauc(
+    labels: BoolArray,
+    scores: FloatArray,
+    groups: IntArray,
+    weights: FloatArray | None = None,
+    order: IntArray | None = None,
+) -> Measure:
     """GAUC: mean AUC within groups, weighted by impressions.
 
     A row moves both its group's AUC and its group's weight:
     ``w/W · (A_g - GAUC + n_g·(placement - A_g)/n_class)``; per group this sums to
     ``n_g·(A_g - GAUC)/W``, the influence of a ratio estimator.
     """
-    placed = placements(labels, scores, groups, weights)
+    placed = placements(labels, scores, groups, weights, order)
     both = placed.measurable
     if not both.any():
         return unmeasured("no group has both clicks and non-clicks: GAUC needs some that do")

@@ -15,6 +15,8 @@ from ranking.errors import ComparisonError
 from ranking.placements import (
     BoolArray,
     FloatArray,
+    IntArray,
+    ascending,
     checked_codes,
     checked_labels,
     checked_scores,
@@ -107,7 +109,11 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> Reliabi
 
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
     """Mean distance between prediction and click rate over the bins of :func:`reliability`."""
-    binned = reliability(labels, scores, bins)
+    return calibration_error(reliability(labels, scores, bins))
+
+
+def calibration_error(binned: Reliability) -> float:
+    """The same from bins that somebody filled already."""
     return float(np.average(np.abs(binned.predicted - binned.actual), weights=binned.rows))
 
 
@@ -136,12 +142,17 @@ def correlation(left: ArrayLike, right: ArrayLike) -> float | None:
     return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
 
 
-def roc(labels: ArrayLike, scores: ArrayLike, points: int = 201) -> tuple[FloatArray, FloatArray] | None:
-    """False and true positive rates at about ``points`` thresholds; ``None`` with one class."""
+def roc(
+    labels: ArrayLike, scores: ArrayLike, points: int = 201, order: IntArray | None = None
+) -> tuple[FloatArray, FloatArray] | None:
+    """False and true positive rates at about ``points`` thresholds; ``None`` with one class.
+
+    ``order`` is (N,) rows from the lowest score to the highest, when somebody sorted them already.
+    """
     y, s, _ = _checked(labels, scores, None)
     if y.all() or not y.any():
         return None
-    order = np.argsort(-s)
+    order = (ascending(s) if order is None else order)[::-1]
     hits = np.concatenate(([0], np.cumsum(y[order])))
     ends = np.concatenate(([0], np.flatnonzero(np.append(np.diff(s[order]) != 0, True)) + 1))
     false = (ends - hits[ends]) / (len(y) - hits[-1])

@@ -1,7 +1,10 @@
 """The Lightning side of a ranker: net, loss and one step."""
 
+from typing import cast
+
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 
 from ranking.batches import Batch
@@ -39,7 +42,7 @@ class RankerModule(LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Row-wise Adagrad for the table, AdamW for the rest."""
         embedding_learning_rate, embedding_weight_decay, learning_rate, weight_decay = self.rates
-        table = self.net.embedding.weight
+        table = self.net.get_parameter("embedding.weight")
         dense = [parameter for parameter in self.net.parameters() if parameter is not table]
         return [
             RowwiseAdagrad([table], learning_rate=embedding_learning_rate, weight_decay=embedding_weight_decay),
@@ -50,7 +53,7 @@ class RankerModule(LightningModule):
         """One batch: forward, log loss, backward, both optimizers."""
         ids, numbers, labels = batch
         loss = nn.functional.binary_cross_entropy_with_logits(self.net(ids, numbers).float(), labels)
-        optimizers = self.optimizers()
+        optimizers = cast("list[LightningOptimizer]", self.optimizers())
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)

@@ -45,15 +45,15 @@ class RowwiseAdagrad(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._update(table, group)
+                    self._update(table, table.grad, group)
         return loss
 
-    def _update(self, table: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, table: Tensor, sparse: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table]
         if not state:
             state["squares"] = torch.zeros(len(table), device=table.device)
             state["position"] = torch.empty(len(table), dtype=torch.int64, device=table.device)
-        rows, gradient = sum_duplicates(table.grad._indices()[0], table.grad._values(), state["position"])
+        rows, gradient = sum_duplicates(sparse._indices()[0], sparse._values(), state["position"])
         if group["weight_decay"]:
             gradient.add_(table.index_select(0, rows), alpha=group["weight_decay"])
         squares = state["squares"].index_select(0, rows).add_(gradient.square().mean(1))

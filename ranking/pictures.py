@@ -1,78 +1,87 @@
 """What a comparison shows but never decides by: lists, calibration, score shift, curves."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ranking import metrics, toplists
-from ranking.comparison import Checked
-from ranking.placements import BoolArray, FloatArray
+from ranking.placements import FloatArray
 from ranking.results import Agreement, Curve, Estimate, Lines, MetricComparison
+from ranking.scored import Checked
 from ranking.toplists import Lists
 
 TOP = 10
 
 
+@dataclass(frozen=True)
+class _Model:
+    """One model on the holdout: its lists, its bins, and the four numbers that come of them."""
+
+    scores: FloatArray
+    lists: Lists
+    lines: Lines
+    numbers: dict[str, float | None]
+
+
+BETTER: dict[str, bool | None] = {
+    f"ndcg_at_{TOP}": True,
+    "mean_reciprocal_rank": True,
+    "expected_calibration_error": False,
+    f"popularity_share_at_{TOP}": None,
+}
+
+
 def reported(rows: Checked) -> dict[str, Any]:
     """Fields of a ``Comparison`` that are only shown: others, agreement and both models' lines."""
-    new = toplists.lists(rows.challenger, rows.groups)
-    old = None if rows.champion is None else toplists.lists(rows.champion, rows.groups)
+    new = _model(rows, rows.challenger)
+    old = None if rows.champion is None else _model(rows, rows.champion)
     shown: dict[str, Any] = {
-        "others": _others(rows, old, new),
-        "challenger_lines": _lines(rows.labels, rows.challenger),
+        "others": tuple(_metric(name, old.numbers[name] if old else None, new.numbers[name]) for name in BETTER),
+        "challenger_lines": new.lines,
     }
-    if rows.champion is not None and old is not None:
-        shown["champion_lines"] = _lines(rows.labels, rows.champion)
+    if old is not None:
+        shown["champion_lines"] = old.lines
         shown["agreement"] = Agreement(
-            stability_index=metrics.population_stability(rows.champion, rows.challenger),
-            top_overlap=toplists.top_overlap(old, new, TOP),
+            stability_index=metrics.population_stability(old.scores, new.scores),
+            top_overlap=toplists.top_overlap(old.lists, new.lists, TOP),
             top=TOP,
         )
     return shown
 
 
-def _others(rows: Checked, old: Lists | None, new: Lists) -> tuple[MetricComparison, ...]:
-    def pair(name: str, better: bool | None, value: Any) -> MetricComparison:
-        before = value(rows.champion, old) if old is not None else None
-        return _plain(name, better, before, value(rows.challenger, new))
-
-    return (
-        pair(f"ndcg_at_{TOP}", True, lambda _, ranked: toplists.ndcg(rows.labels, ranked, TOP)),
-        pair("mean_reciprocal_rank", True, lambda _, ranked: toplists.mean_reciprocal_rank(rows.labels, ranked)),
-        pair(
-            "expected_calibration_error",
-            False,
-            lambda scores, _: metrics.expected_calibration_error(rows.labels, scores),
+def _model(rows: Checked, scores: FloatArray) -> _Model:
+    ranked = toplists.lists(scores, rows.groups, rows.lists_of(scores))
+    binned = metrics.reliability(rows.labels, scores)
+    rates = metrics.roc(rows.labels, scores, order=rows.order_of(scores))
+    counts, edges = np.histogram(scores, bins=50)
+    return _Model(
+        scores,
+        ranked,
+        Lines(
+            roc=None if rates is None else _curve(*rates),
+            reliability=_curve(binned.predicted, binned.actual),
+            scores=_curve((edges[1:] + edges[:-1]) / 2, counts / len(scores)),
         ),
-        pair(
-            f"popularity_share_at_{TOP}",
-            None,
-            lambda _, ranked: toplists.popularity_share(ranked, rows.clusters.items, TOP),
-        ),
+        {
+            f"ndcg_at_{TOP}": toplists.ndcg(rows.labels, ranked, TOP),
+            "mean_reciprocal_rank": toplists.mean_reciprocal_rank(rows.labels, ranked),
+            "expected_calibration_error": metrics.calibration_error(binned),
+            f"popularity_share_at_{TOP}": toplists.popularity_share(ranked, rows.clusters.items, TOP),
+        },
     )
 
 
-def _plain(name: str, better: bool | None, champion: float | None, challenger: float | None) -> MetricComparison:
+def _metric(name: str, champion: float | None, challenger: float | None) -> MetricComparison:
     """A metric without standard error."""
-    both = champion is not None and challenger is not None
+    difference = None if champion is None or challenger is None else Estimate(value=challenger - champion)
     return MetricComparison(
         name=name,
-        higher_is_better=better,
+        higher_is_better=BETTER[name],
         champion=None if champion is None else Estimate(value=champion),
         challenger=None if challenger is None else Estimate(value=challenger),
-        difference=Estimate(value=challenger - champion) if both else None,  # type: ignore[operator]
-        note="" if challenger is not None else "no list is long enough or has both labels",
-    )
-
-
-def _lines(labels: BoolArray, scores: FloatArray) -> Lines:
-    rates = metrics.roc(labels, scores)
-    binned = metrics.reliability(labels, scores)
-    counts, edges = np.histogram(scores, bins=50)
-    return Lines(
-        roc=None if rates is None else _curve(*rates),
-        reliability=_curve(binned.predicted, binned.actual),
-        scores=_curve((edges[1:] + edges[:-1]) / 2, counts / len(scores)),
+        difference=difference,
+        note="" if challenger is not None else "no list is long enough, or none has both labels",
     )
 
 

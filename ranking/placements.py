@@ -40,7 +40,11 @@ class Placements:
 
 
 def placements(
-    labels: BoolArray, scores: FloatArray, groups: IntArray | None = None, weights: FloatArray | None = None
+    labels: BoolArray,
+    scores: FloatArray,
+    groups: IntArray | None = None,
+    weights: FloatArray | None = None,
+    order: IntArray | None = None,
 ) -> Placements:
     """Rank every row against the other class of its group, in O(N log N).
 
@@ -52,32 +56,58 @@ def placements(
         scores: (N,) finite.
         groups: (N,) codes 0…G-1; ``None`` is one group.
         weights: (N,) positive; ``None`` is 1.
+        order: :func:`ascending` of the scores and groups, when somebody sorted them already.
     """
-    order = np.argsort(scores)
+    order = ascending(scores, groups) if order is None else order
+    clicks = labels[order]
+    new_block = np.diff(scores[order], prepend=np.nan) != 0
+    group_of = np.zeros(1, dtype=np.int64)
     if groups is not None:
-        order = grouped(order, groups)
-    sorted_scores, clicks = scores[order], labels[order]
-    sorted_groups = np.zeros(len(order), dtype=np.int64) if groups is None else groups[order]
-    weight = np.ones(len(order)) if weights is None else weights[order]
-    new_group = np.diff(sorted_groups, prepend=-1) != 0
-    new_block = new_group | (np.diff(sorted_scores, prepend=np.nan) != 0)
-    first, last = _edges(new_block)
-    group_first, group_last = _edges(new_group)
-    below = np.concatenate(([0.0], np.cumsum(np.where(clicks, 0.0, weight))))  # non-clicks
-    above = np.concatenate(([0.0], np.cumsum(np.where(clicks, weight, 0.0))))  # clicks
-    negatives = below[group_last] - below[group_first]
-    positives = above[group_last] - above[group_first]
-    right = np.where(
-        clicks,
-        (below[first] + below[last]) / 2 - below[group_first],
-        above[group_last] - (above[first] + above[last]) / 2,
-    )
-    others = np.where(clicks, negatives, positives)
+        group_of = groups[order]
+        new_block |= np.diff(group_of, prepend=-1) != 0
+    starts = np.flatnonzero(new_block)
+    clicks_to, others_to = _running(clicks, None if weights is None else weights[order])
+    ends = np.append(starts[1:], len(order))
+    block_group = group_of[starts] if groups is not None else np.zeros(len(starts), dtype=np.int64)
+    size = int(block_group[-1]) + 1
+    positives = np.bincount(block_group, clicks_to[ends] - clicks_to[starts], minlength=size)
+    negatives = np.bincount(block_group, others_to[ends] - others_to[starts], minlength=size)
+    # what lies before a row's group is not what the row is ranked against
+    before = np.cumsum(negatives) - negatives
+    until = np.cumsum(positives)
+    below = (others_to[starts] + others_to[ends]) / 2 - before[block_group]
+    above = until[block_group] - (clicks_to[starts] + clicks_to[ends]) / 2
     both = (positives > 0) & (negatives > 0)
+    share_below = below / np.where(both, negatives, np.nan)[block_group]
+    share_above = above / np.where(both, positives, np.nan)[block_group]
+    clicked = clicks_to[ends] - clicks_to[starts]
+    area = np.bincount(block_group, clicked * share_below, minlength=size) / np.where(both, positives, np.nan)
+    if len(starts) < len(order):
+        block = np.cumsum(new_block) - 1
+        share_below, share_above = share_below[block], share_above[block]
     value = np.empty(len(order))
-    value[order] = np.divide(right, others, out=np.full(len(order), np.nan), where=both)
-    size = int(sorted_groups[-1]) + 1 if len(order) else 0
-    return _by_group(value, labels, groups, weights, size)
+    value[order] = np.where(clicks, share_below, share_above)
+    return Placements(value, positives.astype(np.float64), negatives.astype(np.float64), area)
+
+
+def _running(clicks: BoolArray, weights: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+    """Weight of clicks and of non-clicks before each row, and after the last: (N + 1,) each."""
+    clicked, seen = np.zeros(len(clicks) + 1), np.arange(len(clicks) + 1, dtype=np.float64)
+    np.cumsum(clicks if weights is None else np.where(clicks, weights, 0.0), out=clicked[1:])
+    if weights is None:
+        return clicked, seen - clicked
+    others = np.zeros(len(clicks) + 1)
+    np.cumsum(np.where(clicks, 0.0, weights), out=others[1:])
+    return clicked, others
+
+
+def ascending(scores: FloatArray, groups: IntArray | None = None) -> IntArray:
+    """Rows from the lowest score to the highest, within each group if there are groups.
+
+    Stable: ties fall the same way on every machine.
+    """
+    order = np.argsort(scores, kind="stable")
+    return order if groups is None else grouped(order, groups)
 
 
 def grouped(order: IntArray, groups: IntArray) -> IntArray:
@@ -90,28 +120,6 @@ def grouped(order: IntArray, groups: IntArray) -> IntArray:
     key += groups * len(order)
     key.sort()
     return order[key % max(len(order), 1)]
-
-
-def _edges(new: BoolArray) -> tuple[IntArray, IntArray]:
-    """For each row, where its block starts and where it ends (exclusive)."""
-    starts = np.flatnonzero(new)
-    block = np.cumsum(new) - 1
-    ends = np.append(starts[1:], len(new))
-    return starts[block], ends[block]
-
-
-def _by_group(
-    value: FloatArray, labels: BoolArray, groups: IntArray | None, weights: FloatArray | None, size: int
-) -> Placements:
-    codes = np.zeros(len(value), dtype=np.int64) if groups is None else groups
-    weight = np.ones(len(value)) if weights is None else weights
-    clicks = np.where(labels, weight, 0.0)
-    positives = np.bincount(codes, clicks, minlength=size).astype(np.float64)
-    negatives = np.bincount(codes, weight - clicks, minlength=size).astype(np.float64)
-    both = (positives > 0) & (negatives > 0)
-    right = np.bincount(codes, clicks * np.where(labels, value, 0.0), minlength=size)
-    area = np.divide(right, positives, out=np.full(size, np.nan), where=both)
-    return Placements(value, positives, negatives, area)
 
 
 def checked_labels(labels: NDArray[np.generic]) -> BoolArray:

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from ranking.features import FeatureSpec
+from ranking.features import FeatureSpec, Schema
 from ranking.values import Value, digest
 
 
@@ -50,6 +50,7 @@ class Snapshot(Value):
     positives: NonNegativeInt
     window: Window
     cutoff: AwareDatetime
+    log: Schema
 
 
 class FeatureTable(Value):
@@ -103,6 +104,13 @@ class Training(Value):
     parameters: NonNegativeInt
     learnt: Window
     warm_started_from: str | None = Field(default=None, description="Digest of the champion's bundle.")
+
+
+class Trained(Value):
+    """A fitted model that is saved but not registered yet."""
+
+    bundle_uri: str
+    training: Training
 
 
 class ModelRef(Value):
@@ -294,6 +302,11 @@ class Evidence(Value):
     policy_digest: str
     training: Training | None = None
     split: Split | None = None
+
+    @property
+    def compared_with(self) -> str | None:
+        """Version of the champion that was compared; ``None`` if there was none."""
+        return self.comparison.champion.version if self.comparison.champion else None
 
     @property
     def digest(self) -> str:

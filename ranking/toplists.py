@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ranking.errors import ComparisonError
-from ranking.placements import FloatArray, IntArray, checked_codes, checked_labels, checked_scores, grouped
+from ranking.placements import FloatArray, IntArray, ascending, checked_codes, checked_labels, checked_scores
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,20 @@ class Lists:
     length: IntArray
 
 
-def lists(scores: ArrayLike, groups: ArrayLike) -> Lists:
-    """Sort once; equal scores keep the order of the rows."""
+def lists(scores: ArrayLike, groups: ArrayLike, order: IntArray | None = None) -> Lists:
+    """Sort once; among equal scores the later row comes first.
+
+    Args:
+        scores: (N,) predicted click rates.
+        groups: (N,) codes of users or requests.
+        order: ``ascending`` of the scores and groups, when somebody sorted them already.
+    """
     codes = checked_codes(np.asarray(groups), np.size(scores), "group")
     s = checked_scores(np.asarray(scores), len(codes))
-    # stable: equal scores must give the same lists on every machine
-    order = grouped(np.argsort(-s, kind="stable"), codes)
+    order = (ascending(s, codes) if order is None else order)[::-1]
     group, value = codes[order], s[order]
     length = np.bincount(codes)
-    start = np.cumsum(length) - length
+    start = _starts(length)
     place = np.arange(len(order)) - start[group]
     new = (np.diff(group, prepend=-1) != 0) | (np.diff(value, prepend=np.nan) != 0)
     run = np.cumsum(new) - 1
@@ -79,7 +84,7 @@ def mean_reciprocal_rank(labels: ArrayLike, ranked: Lists) -> float | None:
     both = (clicks > 0) & (clicks < ranked.length)
     if not both.any():
         return None
-    start = np.cumsum(ranked.length) - ranked.length
+    start = _starts(ranked.length)
     run = start[ranked.group] + ranked.tie_first  # names each run of ties by its first row
     run_clicks = np.bincount(run, y, minlength=len(run))[run]
     reciprocal = np.where(y, 1 / (ranked.tie_first + ranked.tie_rows - run_clicks + 1), 0)
@@ -119,6 +124,11 @@ def popularity_share(ranked: Lists, items: ArrayLike, k: int = 10, popular: floa
     is_popular = np.zeros(len(impressions), dtype=bool)
     is_popular[by_impressions[: max(1, round(popular * np.count_nonzero(impressions)))]] = True
     return float(is_popular[codes[ranked.order[seen]]].mean())
+
+
+def _starts(length: IntArray) -> IntArray:
+    """Where the list of each group starts; the lists stand in falling order of their groups."""
+    return int(length.sum()) - np.cumsum(length)
 
 
 def _labels(labels: ArrayLike, ranked: Lists, k: int) -> FloatArray:

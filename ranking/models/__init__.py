@@ -23,19 +23,19 @@ class TwoTowerKnobs(Knobs):
     """Shape of ``ranking.models.two_tower``: user and item vectors that meet in a dot product."""
 
     kind: Literal["two_tower"] = Field(default="two_tower", description="Which architecture this is.")
-    dimension: Dimension = Field(default=16, description="Numbers per embedded id.")
+    dimension: Dimension = Field(default=8, description="Numbers per embedded id.")
     hidden: tuple[PositiveInt, ...] = Field(default=(64,), min_length=1, description="Widths of a tower's layers.")
     tower_dimension: Dimension = Field(default=32, description="Numbers per user or item vector.")
-    dropout: Dropout = Field(default=0.1, description="Share of hidden units switched off at random while training.")
+    dropout: Dropout = Field(default=0.2, description="Share of hidden units switched off at random while training.")
 
 
 class DeepMLPKnobs(Knobs):
     """Shape of ``ranking.models.deep_mlp``: everything through one perceptron."""
 
     kind: Literal["deep_mlp"] = Field(default="deep_mlp", description="Which architecture this is.")
-    dimension: Dimension = Field(default=16, description="Numbers per embedded id.")
+    dimension: Dimension = Field(default=8, description="Numbers per embedded id.")
     hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), min_length=1, description="Widths of the hidden layers.")
-    dropout: Dropout = Field(default=0.1, description="Share of hidden units switched off at random while training.")
+    dropout: Dropout = Field(default=0.2, description="Share of hidden units switched off at random while training.")
 
 
 ModelKnobs = Annotated[TwoTowerKnobs | DeepMLPKnobs, Field(discriminator="kind")]

@@ -16,8 +16,18 @@ class Tower(nn.Module):
     The last output is the bias: how much this user clicks, or this item is clicked, whatever the other.
     """
 
+    ids: Tensor
+    numbers: Tensor
+
     def __init__(
-        self, *, ids: Sequence[int], numbers: Sequence[int], dimension: int, hidden: Sequence[int], out: int, dropout: float
+        self,
+        *,
+        ids: Sequence[int],
+        numbers: Sequence[int],
+        dimension: int,
+        hidden: Sequence[int],
+        out: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.register_buffer("ids", torch.tensor(ids, dtype=torch.int64), persistent=False)

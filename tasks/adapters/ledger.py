@@ -153,7 +153,7 @@ class MlflowLedger:
         text = written(entry)
         error: RegistryError | None = None
         try:
-            run = self._run_id(create=True)
+            run = self._run_id() or self._create_run()
             with answered(self._store.uri):
                 self._store.client.log_param(run, _key(entry.number), text)
         except RegistryError as problem:
@@ -175,18 +175,16 @@ class MlflowLedger:
         return tuple(read_chain(self._texts())[1])
 
     def _texts(self) -> list[tuple[int, str]]:
-        run = self._run_id(create=False)
+        run = self._run_id()
         if run is None:
             return []
         with answered(self._store.uri):
             params = self._store.client.get_run(run).data.params
         return sorted((int(key), text) for key, text in params.items() if key.isdecimal())
 
-    def _run_id(self, *, create: bool) -> str | None:
+    def _run_id(self) -> str | None:
+        """The ledger's run; None when nothing was ever recorded."""
         if self._run is None:
-            self._run = self._pointed_run()
-        if self._run is None and create:
-            self._create_run()
             self._run = self._pointed_run()
         return self._run
 
@@ -203,14 +201,18 @@ class MlflowLedger:
             )
         return str(run)
 
-    def _create_run(self) -> None:
+    def _create_run(self) -> str:
         experiment = self._store.experiment(self._experiment)
         with answered(self._store.uri):
             candidate = self._store.client.create_run(experiment, run_name="ledger").info.run_id
         won = self._store.create_experiment(self._pointer, tags={_POINTER_TAG: candidate})
-        if not won and self._pointed_run() != candidate:
+        chosen = candidate if won else self._pointed_run()
+        if chosen is None:
+            raise RegistryError(f"MLflow says that the experiment {self._pointer!r} exists and does not show it.")
+        if chosen != candidate:
             with answered(self._store.uri):
                 self._store.client.delete_run(candidate)
+        return chosen
 
 
 def _key(number: int) -> str:

@@ -1,12 +1,15 @@
 """A bundle as an MLflow model: code, bytes, signature and requirements in one folder, no pickle."""
 
 import ast
+import hashlib
 import shutil
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ranking.errors import RegistryError
+from ranking.values import digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,42 +27,81 @@ GOLDEN_ROWS = 32
 _SCORING_MODULE = "ranking.bundle"
 
 
-def write_package(
-    folder: Path, bundle_folder: Path, bundle: "Bundle", digest: str, sample: "pd.DataFrame", model: "Model"
-) -> None:
-    """Write the MLflow model of a bundle into ``folder``.
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a package.
+
+    ``sample`` is a few rows as the model meets them in production: they become the input example and,
+    with their scores, the golden requests that a promotion repeats.
+    """
+
+    bundle_folder: Path
+    bundle: "Bundle"
+    digest: str
+    sample: "pd.DataFrame"
+
+
+def write_package(folder: Path, contents: Contents, model: "Model") -> str:
+    """Write the MLflow model of a bundle.
 
     Args:
         folder: where to write; must not exist.
-        bundle_folder: the saved bundle.
-        bundle: the same, loaded.
-        digest: its manifest digest; the model refuses to load any other.
-        sample: a few rows as the model meets them in production; kept as the input example and, with
-            their scores, as the golden requests that a promotion repeats.
+        contents: the bundle and its sample rows.
         model: MLflow's description of the model, with its id.
 
+    Returns:
+        The digest of everything that was written.
+
     Raises:
-        RegistryError: ``sample`` has no rows.
+        RegistryError: there are no sample rows.
     """
     import mlflow.pyfunc
 
-    rows = model_rows(bundle, sample)
+    rows = model_rows(contents.bundle, contents.sample)
     staging = folder.with_name(f"{folder.name}-staging")
     staging.mkdir(parents=True)
+    # MLflow keeps an artifact under the name of its folder, whatever it is called here.
+    shutil.copytree(contents.bundle_folder, staging / "bundle")
     golden = staging / "golden.parquet"
-    rows.assign(**{GOLDEN_SCORE: bundle.score(rows)}).to_parquet(golden, index=False)
+    rows.assign(**{GOLDEN_SCORE: contents.bundle.score(rows)}).to_parquet(golden, index=False)
     mlflow.pyfunc.save_model(
         path=str(folder),
         mlflow_model=model,
         python_model=str(Path(__file__).with_name("served_model.py")),
         code_paths=[str(copy_scoring_code(staging))],
-        artifacts={"bundle": str(bundle_folder), "golden": str(golden)},
-        model_config={"bundle_digest": digest},
-        signature=signature(bundle),
+        artifacts={"bundle": str(staging / "bundle"), "golden": str(golden)},
+        model_config={"bundle_digest": contents.digest},
+        signature=signature(contents.bundle),
         input_example=rows.head(2),
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in SERVED_WITH],
     )
     shutil.rmtree(staging)
+    return package_digest(folder)
+
+
+def package_digest(folder: Path) -> str:
+    """Hex sha256 over the names and contents of all files of a package.
+
+    What MLflow leaves beside a model when it loads one in place is deleted first: its note on the
+    version, and compiled Python, which would run instead of the code that the digest covers.
+    """
+    for cache in list(folder.rglob("__pycache__")):
+        shutil.rmtree(cache)
+    (folder / "registered_model_meta").unlink(missing_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(PurePosixPath(path.relative_to(folder))): _sha256(path) for path in files})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_golden(package: Path) -> "pd.DataFrame":
+    """The golden requests of a verified package, with the scores they had in training as ``__score``."""
+    import pandas as pd
+
+    return pd.read_parquet(package / GOLDEN_FILE)
 
 
 def model_rows(bundle: "Bundle", sample: "pd.DataFrame") -> "pd.DataFrame":
@@ -81,9 +123,10 @@ def signature(bundle: "Bundle") -> "ModelSignature":
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
     encoder = bundle.encoder
-    inputs = [ColSpec(AnyType(), vocabulary.name, required=False) for vocabulary in encoder.vocabularies]
-    inputs += [ColSpec(DataType.double, scaler.name, required=False) for scaler in encoder.scalers]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.double)]))
+    anything = AnyType()  # type: ignore[no-untyped-call]  # MLflow's own omission
+    ids = [ColSpec(anything, vocabulary.name, required=False) for vocabulary in encoder.vocabularies]
+    numbers = [ColSpec(DataType.double, scaler.name, required=False) for scaler in encoder.scalers]
+    return ModelSignature(inputs=Schema([*ids, *numbers]), outputs=Schema([ColSpec(DataType.double)]))
 
 
 def copy_scoring_code(folder: Path) -> Path:

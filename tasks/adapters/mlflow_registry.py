@@ -3,26 +3,28 @@
 Everything goes through a client with its own address; MLflow's global state is left to the user.
 """
 
+import hashlib
+import json
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ranking.errors import RegistryError, TamperedBundle, UnknownModel
+from ranking.errors import BundleError, RegistryError, RegistryUnavailable, StorageError, TamperedBundle, UnknownModel
 from ranking.results import Evidence, ModelRef, Snapshot, Training, Window
 from ranking.values import canonical_json
-from tasks.adapters.mlflow_package import BUNDLE_FOLDER, GOLDEN_FILE, write_package
+from tasks.adapters.mlflow_package import BUNDLE_FOLDER, Contents, package_digest, write_package
 from tasks.adapters.mlflow_store import Store, answered
 from tasks.adapters.registry import CHAMPION, TAG
+from tasks.adapters.storage import temporary_folder
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-    from ranking.bundle import Bundle
 
 _EVIDENCE_FOLDER = "evidence"
 _NEWEST_EVIDENCE = "newest.json"
@@ -65,14 +67,17 @@ class MlflowRegistry:
             run_id = run.info.run_id
             try:
                 self._log_inputs(run_id, training, snapshot, tags)
-                model = self._log_model(experiment, run_id, bundle_folder, bundle, training, sample)
+                contents = Contents(bundle_folder, bundle, training.digest, sample)
+                model, package = self._log_model(experiment, run_id, contents)
                 self._log_curves(run_id, model.model_id, training)
                 self._attach(run_id, files)
                 self._client.set_terminated(run_id, "FINISHED")
             except BaseException:
                 self._client.set_terminated(run_id, "FAILED")
                 raise
-            version = self._create_version(run_id, model, _version_tags(training, snapshot, request) | dict(tags))
+            facts = {"package_digest": package, "model_id": model.model_id}
+            own = _version_tags(training, snapshot, request) | facts
+            version = self._create_version(run_id, model, own | dict(tags))
         return _ref(version)
 
     def champion(self) -> ModelRef | None:
@@ -120,30 +125,22 @@ class MlflowRegistry:
 
     def download(self, ref: ModelRef, folder: Path) -> Path:
         """See :meth:`Registry.download`."""
-        from ranking.bundle import Bundle
-
-        if not ref.digest:
-            raise RegistryError(
-                f"Version {ref.version} of {self.name!r} was not registered by feedloop: it carries no bundle digest, "
-                "so it cannot be scored or compared. Train and register a model, and promote it with force and a reason."
-            )
         bundle = self._fetch(ref, BUNDLE_FOLDER, folder)
-        Bundle.load(bundle, expected_digest=ref.digest)
+        _verify(bundle, ref)
         return bundle
 
-    def golden(self, ref: ModelRef) -> "pd.DataFrame":
-        """See :meth:`Registry.golden`."""
-        import pandas as pd
-
-        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
-            file = self._fetch(ref, GOLDEN_FILE, Path(folder))
-            try:
-                return pd.read_parquet(file)
-            except (OSError, ValueError) as error:
-                raise TamperedBundle(
-                    f"The golden requests of version {ref.version} of {self.name!r} cannot be read: {error}. "
-                    "They were changed after the model was registered."
-                ) from error
+    def package(self, ref: ModelRef, folder: Path) -> Path:
+        """See :meth:`Registry.package`."""
+        package = self._fetch(ref, "", folder)
+        _verify(package / BUNDLE_FOLDER, ref)
+        recorded, found = self.tags(ref).get("package_digest"), package_digest(package)
+        if found != recorded:
+            raise TamperedBundle(
+                f"The files around the bundle of version {ref.version} of {self.name!r} (code, signature, golden "
+                f"requests) have the digest {found[:12]}…, and {recorded} was registered: they were changed since. "
+                "Do not serve it; register the model again."
+            )
+        return package
 
     def attach(self, ref: ModelRef, files: Mapping[str, Path]) -> None:
         """See :meth:`Registry.attach`."""
@@ -153,13 +150,14 @@ class MlflowRegistry:
     def record(self, ref: ModelRef, evidence: Evidence) -> None:
         """See :meth:`Registry.record`."""
         text = canonical_json(evidence)
-        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
-            file = Path(folder) / "evidence.json"
+        with temporary_folder() as folder:
+            file = folder / "evidence.json"
             file.write_text(text, encoding="utf-8")
             names = (f"{evidence.digest}.json", _NEWEST_EVIDENCE)
             self.attach(ref, {f"{_EVIDENCE_FOLDER}/{name}": file for name in names})
+        # From our tag: a version whose source is a path, and not models:/…, has no model_id of its own.
+        model_id = self.tags(ref).get("model_id")
         with answered(self.tracking_uri):
-            model_id = self._client.get_model_version(ref.name, ref.version).model_id
             self._log_metrics(ref.run_id, model_id, _evidence_metrics(evidence))
 
     def evidence(self, ref: ModelRef, digest: str | None = None) -> Evidence | None:
@@ -169,15 +167,18 @@ class MlflowRegistry:
             present = {file.path for file in self._client.list_artifacts(ref.run_id, _EVIDENCE_FOLDER)}
             if wanted not in present:
                 return None
-            with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
-                text = Path(self._client.download_artifacts(ref.run_id, wanted, folder)).read_text(encoding="utf-8")
+            with temporary_folder() as folder:
+                text = Path(self._client.download_artifacts(ref.run_id, wanted, str(folder))).read_text(
+                    encoding="utf-8"
+                )
         try:
             found = Evidence.model_validate_json(text)
         except ValueError as error:
             raise RegistryError(
                 f"The evidence about version {ref.version} of {self.name!r} cannot be read: {error}. Compare again."
             ) from error
-        if digest is not None and found.digest != digest:
+        # The text, not the value: a later feedloop may add fields with defaults.
+        if digest is not None and hashlib.sha256(text.encode()).hexdigest() != digest:
             raise RegistryError(
                 f"The evidence {digest[:12]}… about version {ref.version} of {self.name!r} was changed after it was "
                 "recorded. Compare again."
@@ -240,24 +241,19 @@ class MlflowRegistry:
             tags=[RunTag("mlflow.source.git.commit", commit)] if commit else [],
         )
 
-    def _log_model(
-        self, experiment: str, run_id: str, bundle_folder: Path, bundle: "Bundle", training: Training, sample: Any
-    ) -> "LoggedModel":
+    def _log_model(self, experiment: str, run_id: str, contents: Contents) -> "tuple[LoggedModel, str]":
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
         logged = self._client.create_logged_model(
-            experiment, name=self.name, source_run_id=run_id, model_type="ranker", params={"digest": training.digest}
+            experiment, name=self.name, source_run_id=run_id, model_type="ranker", params={"digest": contents.digest}
         )
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
-            package = Path(folder) / "model"
+        with temporary_folder() as folder:
             described = Model(run_id=run_id, model_id=logged.model_id, artifact_path=logged.artifact_location)
-            write_package(package, bundle_folder, bundle, training.digest, sample, described)
-            for cache in package.rglob("__pycache__"):
-                shutil.rmtree(cache)
-            self._client.log_model_artifacts(logged.model_id, str(package))
-        return self._client.finalize_logged_model(logged.model_id, "READY")
+            package = write_package(folder / "model", contents, described)
+            self._client.log_model_artifacts(logged.model_id, str(folder / "model"))
+        return self._client.finalize_logged_model(logged.model_id, "READY"), package
 
     def _log_curves(self, run_id: str, model_id: str, training: Training) -> None:
         values = []
@@ -276,12 +272,12 @@ class MlflowRegistry:
             self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
     def _attach(self, run_id: str, files: Mapping[str, Path]) -> None:
-        with tempfile.TemporaryDirectory(prefix="feedloop-") as folder:
+        with temporary_folder() as folder:
             for place, file in files.items():
-                staged = Path(folder) / place
+                staged = folder / place
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, staged)
-            self._client.log_artifacts(run_id, folder)
+            self._client.log_artifacts(run_id, str(folder))
 
     def _create_version(self, run_id: str, model: "LoggedModel", tags: Mapping[str, str]) -> "ModelVersion":
         self._ensure_registered_model()
@@ -291,12 +287,15 @@ class MlflowRegistry:
             run_id=run_id,
             model_id=model.model_id,
             tags={f"{TAG}{key}": value for key, value in tags.items()},
-            await_creation_for=None,
+            await_creation_for=0,
         )
         # A lost answer makes the client ask twice, and MLflow then makes two versions: keep the first.
         first, *surplus = sorted(self._search(f" and run_id = '{run_id}'"), key=lambda found: int(found.version))
         for version in surplus:
             self._client.delete_model_version(self.name, version.version)
+        # What MLflow's fluent API leaves, so that the UI leads from the logged model to its version.
+        known_as = json.dumps([{"name": self.name, "version": int(first.version)}])
+        self._client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": known_as})
         return first
 
     def _ensure_registered_model(self) -> None:
@@ -311,16 +310,36 @@ class MlflowRegistry:
     def _fetch(self, ref: ModelRef, path: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
+        if not ref.digest:
+            raise RegistryError(
+                f"Version {ref.version} of {self.name!r} was not registered by feedloop: it carries no bundle digest, "
+                "so it cannot be scored or compared. Train and register a model, and force its promotion with a reason."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with answered(self.tracking_uri):
-            root = self._client.get_model_version_download_uri(ref.name, ref.version)
-            fetched = download_artifacts(
-                artifact_uri=f"{root.rstrip('/')}/{path}",
-                dst_path=tempfile.mkdtemp(prefix=f"version-{ref.version}-", dir=folder),
-                tracking_uri=self.tracking_uri,
-                registry_uri=self.tracking_uri,
-            )
+            root = self._client.get_model_version_download_uri(ref.name, ref.version).rstrip("/")
+        try:
+            with answered(self.tracking_uri):
+                fetched = download_artifacts(
+                    artifact_uri=f"{root}/{path}" if path else root,
+                    dst_path=tempfile.mkdtemp(prefix=f"version-{ref.version}-", dir=folder),
+                    tracking_uri=self.tracking_uri,
+                    registry_uri=self.tracking_uri,
+                )
+        except RegistryUnavailable:
+            raise
+        except (RegistryError, StorageError) as error:
+            raise BundleError(
+                f"The files of version {ref.version} of {self.name!r} cannot be fetched from {root}: {error} "
+                "Restore them, or register the model again."
+            ) from error
         return Path(fetched)
+
+
+def _verify(bundle: Path, ref: ModelRef) -> None:
+    from ranking.bundle import Bundle
+
+    Bundle.load(bundle, expected_digest=ref.digest)
 
 
 def _version_tags(training: Training, snapshot: Snapshot, request: str) -> dict[str, str]:

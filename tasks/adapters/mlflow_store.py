@@ -186,7 +186,7 @@ def _has_content(path: Path) -> bool:
 def _create_tables(uri: str, artifact_root: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(uri, str(artifact_root))
+    store = SqlAlchemyStore(uri, str(artifact_root))  # type: ignore[no-untyped-call]  # MLflow's own omission
     store.engine.dispose()
     # MLflow keeps every engine for the life of the process; this one's file is about to be renamed.
     SqlAlchemyStore._engine_map.pop(uri, None)

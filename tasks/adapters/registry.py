@@ -78,8 +78,8 @@ class Registry(Protocol):
             RegistryError: the version was not registered by feedloop, so there is no bundle in it.
         """
 
-    def golden(self, ref: ModelRef) -> "pd.DataFrame":
-        """The sample rows kept with the version, with the scores they had in training as ``__score``."""
+    def package(self, ref: ModelRef, folder: Path) -> Path:
+        """Fetch the whole model as MLflow serves it, verified; returns its folder.  Raises as :meth:`download`."""
 
     def attach(self, ref: ModelRef, files: Mapping[str, Path]) -> None:
         """Keep more files beside the version, by their path there."""

@@ -6,15 +6,16 @@ It travels inside every logged model beside a copy of the scoring part of ``rank
 
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 if TYPE_CHECKING:
     from ranking.bundle import Bundle
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow's classes are not typed
+class ServedModel(PythonModel):
     """Click probabilities of a bundle, one per row, in the order of the rows."""
 
     bundle: "Bundle"
@@ -33,7 +34,8 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow's 
         digest = (context.model_config or {})["bundle_digest"]
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]), expected_digest=digest)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # The type hint matters too: MLflow makes a schema of any other one, and warns when there is none.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """Score rows.
 
         Args:
@@ -45,11 +47,8 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow's 
             (N,) float64 click probabilities.
         """
         del context, params
-        rows = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
-        if rows.empty and not len(rows):
-            return np.empty(0, dtype=np.float64)
-        rows = rows.reindex(columns=list(self.bundle.encoder.columns))
+        rows = model_input.reindex(columns=list(self.bundle.encoder.columns))
         return np.asarray(self.bundle.score(rows), dtype=np.float64)
 
 
-mlflow.models.set_model(ServedModel())
+set_model(ServedModel())

@@ -1,6 +1,10 @@
 """Small files by URI: a local path or any fsspec address."""
 
-from pathlib import PurePosixPath
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 import fsspec
 
@@ -25,3 +29,56 @@ def write_bytes(uri: str, content: bytes) -> None:
         raise StorageError(
             f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights."
         ) from error
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A local folder that is gone afterwards.
+
+    Raises:
+        StorageError: there is no room for one.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="feedloop-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StorageError(f"No temporary folder can be made: {error}. Free the disk, or set TMPDIR.") from error
+    with folder as name:
+        yield Path(name)
+
+
+def published(folder: Path, uri: str) -> str:
+    """Copy a local folder to a URI that is named after its content; an earlier copy is left as it is.
+
+    Returns:
+        The URI.
+
+    Raises:
+        StorageError: the place cannot be written or is full; then nothing is left there.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        if filesystem.exists(path):
+            return uri
+        half_written = f"{path}.{uuid.uuid4().hex}.part"
+        try:
+            filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+            filesystem.put(str(folder), half_written, recursive=True)
+            filesystem.mv(half_written, path, recursive=True)
+        finally:
+            if filesystem.exists(half_written):
+                filesystem.rm(half_written, recursive=True)
+    except (OSError, ImportError) as error:
+        raise StorageError(f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights.") from error
+    return uri
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A folder at a URI as a local folder: itself if it is local, otherwise a copy for the time of the block."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if "file" in filesystem.protocol:
+        yield Path(path)
+        return
+    with temporary_folder() as folder:
+        filesystem.get(path, str(folder / "copy"), recursive=True)
+        yield folder / "copy"

@@ -1,0 +1,310 @@
+"""Registering models, and changing who serves: thin tasks over the registry and the ledger.
+
+Functions without ``@task`` answer a question; the tasks change something, or belong to a flow's story.
+"""
+
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+from prefect import runtime, task
+
+from ranking.errors import SettingsError, UnknownModel
+from ranking.features import Feature
+from ranking.results import (
+    Approval,
+    Evidence,
+    FeatureTable,
+    LedgerEntry,
+    ModelRef,
+    Promotion,
+    Report,
+    Rollback,
+    Snapshot,
+    Split,
+    Trained,
+)
+from settings.effects import RegistryKnobs
+from tasks import promotion
+from tasks.adapters.ledger import Ledger, open_ledger
+from tasks.adapters.registry import CHALLENGER, Registry, open_registry
+from tasks.adapters.storage import local_copy, temporary_folder
+from tasks.retries import RETRY_REGISTRY
+from tasks.rollback import rollback
+
+if TYPE_CHECKING:
+    from ranking.bundle import Bundle
+
+logger = logging.getLogger("feedloop.registry")
+
+GOLDEN_ROWS = 32
+"""Rows of the holdout kept with a model; a promotion asks it these again."""
+
+
+@task(name="current champion", timeout_seconds=300, **RETRY_REGISTRY.options)
+def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None:
+    """Who serves now; whatever a crash left half done is finished first.
+
+    Returns:
+        The champion; None only when registry and ledger answered that there never was one.
+
+    Raises:
+        RegistryUnavailable: no answer.
+    """
+    models, ledger = _opened(registry, workspace)
+    promotion.reconcile(models, ledger)
+    return promotion.serving(models, ledger)
+
+
+def champion_now(registry: RegistryKnobs, workspace: str) -> ModelRef | None:
+    """Who serves now, without changing anything."""
+    return promotion.serving(*_opened(registry, workspace))
+
+
+def champion_bundle(registry: RegistryKnobs, workspace: str) -> "Bundle | None":
+    """The bundle that serves now, verified; None when there is no champion."""
+    from ranking.bundle import Bundle
+
+    champion = champion_now(registry, workspace)
+    if champion is None:
+        return None
+    with temporary_folder() as folder:
+        return Bundle.load(download_bundle(champion, registry, workspace, folder), expected_digest=champion.digest)
+
+
+def download_bundle(ref: ModelRef, registry: RegistryKnobs, workspace: str, folder: Path) -> Path:
+    """Fetch a version's bundle into ``folder``, verified against its digest; returns the bundle's folder."""
+    return _registry(registry, workspace).download(ref, folder)
+
+
+def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: str) -> tuple[Feature, ...]:
+    """The logged columns that a version reads, so that a snapshot keeps them for it; none without a version."""
+    from ranking.bundle import Bundle
+
+    if ref is None:
+        return ()
+    with temporary_folder() as folder:
+        bundle = Bundle.load(download_bundle(ref, registry, workspace, folder / "bundle"), expected_digest=ref.digest)
+    return bundle.facts.spec.log.features
+
+
+def require_promotable(
+    challenger: ModelRef, evidence: Evidence, *, forced: bool, reason: str, registry: RegistryKnobs, workspace: str
+) -> None:
+    """Refuse before anybody is asked what would be refused afterwards.
+
+    Raises:
+        PromotionRefused: the verdict is not PROMOTE, or the version was taken out of service, and it is not
+            forced with a reason.
+    """
+    ledger = _opened(registry, workspace)[1]
+    promotion.overrides(challenger, evidence, ledger.entries(), forced=forced, reason=reason)
+
+
+def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -> ModelRef:
+    """A version by number or alias.  Raises UnknownModel, which lists what there is."""
+    return _registry(registry, workspace).model(version_or_alias)
+
+
+def registered_versions(registry: RegistryKnobs, workspace: str) -> tuple[ModelRef, ...]:
+    """All versions, oldest first."""
+    return _registry(registry, workspace).versions()
+
+
+def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry, ...]:
+    """The history of who served, oldest first."""
+    return _opened(registry, workspace)[1].entries()
+
+
+@task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options)
+def register_challenger(
+    *,
+    trained: Trained,
+    snapshot: Snapshot,
+    features: FeatureTable,
+    split: Split,
+    registry: RegistryKnobs,
+    workspace: str,
+) -> ModelRef:
+    """Make a registered version of a trained bundle, loadable by plain MLflow, and name it ``challenger``.
+
+    A retried run gives the version it had already made.
+
+    Args:
+        trained: the bundle and how it was fitted.
+        snapshot: what it was fitted on.
+        features: rows with the model's features; some of the holdout become its golden requests.
+        split: names the holdout.
+        registry: where to.
+        workspace: of the embedded registry.
+
+    Raises:
+        TamperedBundle: the bundle is not the one that was trained.
+        RegistryUnavailable: no answer; nothing was registered.
+        StorageError: the files cannot be written; nothing was registered.
+    """
+    from tasks.data import load_rows
+
+    models = _registry(registry, workspace)
+    sample = load_rows(features, split.holdout).slice(0, GOLDEN_ROWS).to_pandas()
+    with local_copy(trained.bundle_uri) as folder:
+        ref = models.register(
+            folder,
+            trained.training,
+            snapshot=snapshot,
+            sample=sample,
+            files={},
+            tags=_source(),
+            request=str(runtime.task_run.id or uuid.uuid4()),
+        )
+    models.point(CHALLENGER, ref.version)
+    logger.info("Registered %s, digest %s", ref.uri, ref.digest[:16])
+    return ref
+
+
+def _source() -> Mapping[str, str]:
+    from mlflow.utils.git_utils import get_git_commit
+
+    commit = get_git_commit(os.getcwd())
+    return {"git_commit": commit} if commit else {}
+
+
+@task(name="record evidence", timeout_seconds=600, **RETRY_REGISTRY.options)
+def record_evidence(
+    *, challenger: ModelRef, evidence: Evidence, report: Report | None, registry: RegistryKnobs, workspace: str
+) -> None:
+    """Keep comparison, verdict and report beside the model they are about.
+
+    Raises:
+        RegistryUnavailable: no answer.
+    """
+    models = _registry(registry, workspace)
+    models.record(challenger, evidence)
+    if report is None:
+        return
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder())
+        files = {}
+        for uri in (report.markdown_uri, report.picture_uri):
+            name = uri.rsplit("/", 1)[-1]
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            filesystem.get_file(path, str(folder / name))
+            files[f"report/{name}"] = folder / name
+        models.attach(challenger, files)
+
+
+@task(name="read evidence", timeout_seconds=300, **RETRY_REGISTRY.options)
+def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str) -> Evidence:
+    """The newest comparison and verdict about a version.
+
+    Raises:
+        UnknownModel: it was never compared.
+    """
+    found = _registry(registry, workspace).evidence(challenger)
+    if found is None:
+        raise UnknownModel(
+            f"Version {challenger.version} of {challenger.name!r} was never compared with a champion. Compare it first."
+        )
+    return found
+
+
+@task(name="apply promotion", timeout_seconds=900, **RETRY_REGISTRY.options)
+def apply_promotion(
+    *,
+    challenger: ModelRef,
+    compared_with: str | None,
+    evidence: Evidence,
+    approval: Approval,
+    forced: bool,
+    reason: str,
+    now: datetime,
+    registry: RegistryKnobs,
+    workspace: str,
+) -> Promotion:
+    """Make the challenger the champion; see :func:`tasks.promotion.promote` for the order and the refusals."""
+    models, ledger = _opened(registry, workspace)
+    done = promotion.promote(
+        models,
+        ledger,
+        challenger=challenger,
+        compared_with=compared_with,
+        evidence=evidence,
+        approval=approval,
+        forced=forced,
+        reason=reason,
+        now=now,
+    )
+    logger.info("%s", done.reason)
+    return done
+
+
+@task(name="record decline", timeout_seconds=300, **RETRY_REGISTRY.options)
+def record_decline(
+    *,
+    challenger: ModelRef,
+    evidence: Evidence,
+    approval: Approval,
+    now: datetime,
+    registry: RegistryKnobs,
+    workspace: str,
+) -> Promotion:
+    """Write to the ledger who did not approve and why; the champion stays."""
+    models, ledger = _opened(registry, workspace)
+    entry = promotion.decline(models, ledger, challenger=challenger, evidence=evidence, approval=approval, now=now)
+    return Promotion(
+        status="not_approved",
+        reason=f"{entry.actor}: {entry.reason}",
+        champion=promotion.serving(models, ledger),
+        previous=None,
+        challenger=challenger,
+        approval=approval,
+        entry=entry,
+    )
+
+
+@task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options)
+def apply_rollback(
+    *,
+    to: str | None,
+    reason: str,
+    actor: str,
+    now: datetime,
+    registry: RegistryKnobs,
+    workspace: str,
+    forced: bool = False,
+) -> Rollback:
+    """Put an earlier champion back; see :func:`tasks.rollback.rollback`."""
+    models, ledger = _opened(registry, workspace)
+    done = rollback(models, ledger, to=to, reason=reason, actor=actor, now=now, forced=forced)
+    logger.warning("Rolled back from version %s to %s: %s", done.replaced.version, done.champion.version, done.reason)
+    return done
+
+
+def _opened(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger]:
+    folder = _local(registry, workspace)
+    return (
+        open_registry(registry.tracking_uri, registry.model_name, folder),
+        open_ledger(registry.tracking_uri, registry.model_name, folder),
+    )
+
+
+def _registry(registry: RegistryKnobs, workspace: str) -> Registry:
+    return open_registry(registry.tracking_uri, registry.model_name, _local(registry, workspace))
+
+
+def _local(registry: RegistryKnobs, workspace: str) -> Path:
+    filesystem, path = fsspec.core.url_to_fs(workspace)
+    if "file" not in filesystem.protocol:
+        if registry.tracking_uri is None:
+            raise SettingsError(
+                f"The workspace {workspace} is not a local folder, so it cannot hold the embedded registry. "
+                "Set registry.tracking_uri to an MLflow server."
+            )
+        return Path.cwd()
+    return Path(path)
