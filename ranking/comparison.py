@@ -113,9 +113,15 @@ def _metrics(rows: Checked, broken: str, level: float) -> dict[str, MetricCompar
 
 
 def _metric(
-    name: str, measure: Callable[[FloatArray], Measure], rows: Checked, broken: str, level: float
+    name: str,
+    measure: Callable[[FloatArray], Measure],
+    rows: Checked,
+    broken: str,
+    level: float,
+    *,
+    each: bool = True,
 ) -> MetricComparison:
-    """One metric of both models and of the difference."""
+    """One metric of both models and of the difference; ``each`` gives each model its interval too."""
     old = None if rows.champion is None else measure(rows.champion)
     new = unmeasured(broken) if broken else measure(rows.challenger)
     difference = None
@@ -124,16 +130,18 @@ def _metric(
     return MetricComparison(
         name=name,
         higher_is_better=HIGHER_IS_BETTER[name],
-        champion=_estimate(old, rows, level),
-        challenger=_estimate(new, rows, level),
+        champion=_estimate(old, rows, level if each else None),
+        challenger=_estimate(new, rows, level if each else None),
         difference=_estimate(difference, rows, level),
         note=new.note or (old.note if old else ""),
     )
 
 
-def _estimate(measure: Measure | None, rows: Checked, level: float) -> Estimate | None:
+def _estimate(measure: Measure | None, rows: Checked, level: float | None) -> Estimate | None:
     if measure is None or measure.value is None:
         return None
+    if level is None:
+        return Estimate(value=measure.value)
     clusters, psi, labels = rows.clusters, measure.influence, rows.labels
     if measure.counted is not None:
         counted = np.flatnonzero(measure.counted)
@@ -152,8 +160,8 @@ def _slice(name: str, rows: Checked, broken: str, level: float) -> SliceComparis
     return SliceComparison(
         name=name,
         **_counts(rows),
-        auc=_metric("auc", auc, rows, broken, level),
-        log_loss=_metric("log_loss", log_loss, rows, broken, level),
+        auc=_metric("auc", auc, rows, broken, level, each=False),
+        log_loss=_metric("log_loss", log_loss, rows, broken, level, each=False),
     )
 
 

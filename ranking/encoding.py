@@ -281,9 +281,9 @@ def _fit_scaler(numbers: np.ndarray, name: str, owner: Owner, min_count: int) ->
         owner=owner,
         log=log,
         mean=float(known.mean()) if len(known) else 0.0,
-        # A constant column says nothing: dividing by 1 leaves it at 0 instead of at 0 / 0.
-        deviation=deviation if deviation > 0 else 1.0,
-        clip=CLIP_DEVIATIONS,
+        deviation=deviation or 1.0,
+        # From a constant column nothing was learnt, so whatever it holds later must not count.
+        clip=CLIP_DEVIATIONS if deviation else 0.0,
         sees_missing=bool(len(numbers) - len(known) >= min_count),
     )
 

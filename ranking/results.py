@@ -179,7 +179,7 @@ class ScoreHealth(Value):
 
 
 class SliceComparison(Value):
-    """Both models on some of the holdout's rows, such as new users."""
+    """Both models on some of the holdout's rows, such as new users; only the differences have intervals."""
 
     name: str
     rows: NonNegativeInt

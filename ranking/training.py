@@ -41,12 +41,12 @@ class TrainingKnobs(Knobs):
         default=2, description="Epochs without a better validation log loss before training stops."
     )
     embedding_learning_rate: PositiveFloat = Field(
-        default=0.005, description="Step size of the embedding table (row-wise Adagrad)."
+        default=0.003, description="Step size of the embedding table (row-wise Adagrad)."
     )
     embedding_weight_decay: NonNegativeFloat = Field(
         default=0.0, description="Pull towards 0 on the embedding rows that a batch used."
     )
-    learning_rate: PositiveFloat = Field(default=0.005, description="Step size of all other weights (AdamW).")
+    learning_rate: PositiveFloat = Field(default=0.01, description="Step size of all other weights (AdamW).")
     weight_decay: NonNegativeFloat = Field(default=0.01, description="Weight decay of all other weights (AdamW).")
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.2,

@@ -84,7 +84,7 @@ def promote(
     """
     _require_evidence(challenger, compared_with, evidence, approval)
     entries = ledger.entries()
-    overrides = overrides(challenger, evidence, entries, forced=forced, reason=reason)
+    overridden = overrides(challenger, evidence, entries, forced=forced, reason=reason)
     head = reconcile(registry, ledger)
     if head is not None and _is_this(head, challenger, compared_with, evidence):
         return _finish(registry, head, challenger, evidence, approval)
@@ -98,7 +98,7 @@ def promote(
         subject=challenger.version,
         digest=challenger.digest,
         evidence_digest=evidence.digest,
-        forced=bool(overrides),
+        forced=bool(overridden),
         actor=approval.approver,
         reason=reason.strip() or approval.reason.strip() or evidence.verdict.reason,
         at=now,

@@ -74,7 +74,8 @@ def _rejected(tests: Sequence[SliceTest], margins: Sequence[float], family_error
     if not tests:
         return []
     p = np.array([_p_value(test, margin) for test, margin in zip(tests, margins, strict=True)])
-    return [tests[index].words for index in np.argsort(p, kind="stable") if holm(p, family_error)[index]]
+    rejected = holm(p, family_error)
+    return [tests[index].words for index in np.argsort(p, kind="stable") if rejected[index]]
 
 
 def _p_value(test: SliceTest, margin: float) -> float:

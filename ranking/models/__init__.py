@@ -26,7 +26,7 @@ class TwoTowerKnobs(Knobs):
     dimension: Dimension = Field(default=8, description="Numbers per embedded id.")
     hidden: tuple[PositiveInt, ...] = Field(default=(64,), min_length=1, description="Widths of a tower's layers.")
     tower_dimension: Dimension = Field(default=32, description="Numbers per user or item vector.")
-    dropout: Dropout = Field(default=0.2, description="Share of hidden units switched off at random while training.")
+    dropout: Dropout = Field(default=0.0, description="Share of hidden units switched off at random while training.")
 
 
 class DeepMLPKnobs(Knobs):
@@ -35,7 +35,7 @@ class DeepMLPKnobs(Knobs):
     kind: Literal["deep_mlp"] = Field(default="deep_mlp", description="Which architecture this is.")
     dimension: Dimension = Field(default=8, description="Numbers per embedded id.")
     hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), min_length=1, description="Widths of the hidden layers.")
-    dropout: Dropout = Field(default=0.2, description="Share of hidden units switched off at random while training.")
+    dropout: Dropout = Field(default=0.0, description="Share of hidden units switched off at random while training.")
 
 
 ModelKnobs = Annotated[TwoTowerKnobs | DeepMLPKnobs, Field(discriminator="kind")]

@@ -99,9 +99,10 @@ def test_twice_the_detectable_effect_is_promoted():
 
 def harmed_slice(repetitions: int) -> tuple[float, list[Decision], list[str]]:
     """Challengers that gain 0.02 AUC overall but cost a tenth of the users 5 % of log loss."""
-    found = world(HOLDOUTS[50_000], 0.02, seed=3)
-    big = world(replace_rows(HOLDOUTS[50_000], 400_000), 0.02, seed=3)
-    shift = _shift_that_costs(0.05, scored(big, 1, challenger_is_better=True))
+    shape = HOLDOUTS[50_000].model_copy(update={"rows": 150_000, "users": 7_500})
+    found = world(shape, 0.02, seed=3)
+    large = world(shape.model_copy(update={"rows": 500_000}), 0.02, seed=3)
+    shift = _shift_that_costs(0.05, scored(large, 1, challenger_is_better=True))
     changes, decisions, reasons = [], [], []
     for seed in range(repetitions):
         drawn = _shifted(scored(found, seed, challenger_is_better=True), shift)
@@ -110,10 +111,6 @@ def harmed_slice(repetitions: int) -> tuple[float, list[Decision], list[str]]:
         decisions.append(verdict.decision)
         reasons.append(verdict.reason)
     return float(np.mean(changes)), decisions, reasons
-
-
-def replace_rows(shape: HoldoutShape, rows: int) -> HoldoutShape:
-    return shape.model_copy(update={"rows": rows})
 
 
 def _shifted(drawn: Scored, shift: float) -> Scored:
@@ -139,7 +136,7 @@ def test_harm_of_5_percent_log_loss_in_one_slice_is_never_promoted():
     change, decisions, reasons = harmed_slice(200)
     assert change == pytest.approx(0.05, abs=0.005)
     assert Decision.PROMOTE not in decisions
-    assert sum("new_users" in reason for reason in reasons) >= 195
+    assert all("new_users (log loss" in reason for reason in reasons)
 
 
 def blocked_by_null_slices(repetitions: int) -> float:
