@@ -107,7 +107,8 @@ def in_duckdb(log: Path, out: Path, grain: str) -> None:
     from tasks.adapters.warehouse import open_warehouse
 
     with open_warehouse(f"{WAREHOUSE}&temp_directory={log.parent}") as engine:
-        engine.write(with_history(engine.read(str(log)), spec(grain)).order_by("row_id"), str(out))
+        rows = with_history(engine.read(str(log)), spec(grain), engine.stage)
+        engine.write(rows.order_by("row_id"), str(out))
 
 
 def in_pandas(log: Path, out: Path) -> None:

@@ -57,7 +57,9 @@ def _session(
 
 
 @command("run")
-def run(config: Config = None, data: Data = None, yes: Yes = False, json: Json = False, verbose: Verbose = False) -> int:
+def run(
+    config: Config = None, data: Data = None, yes: Yes = False, json: Json = False, verbose: Verbose = False
+) -> int:
     """The whole loop, embedded: first champion, later data, challenger, verdict, approval, new champion.
 
     Without data it plays on a seeded sample feed; run again, it goes on where it stopped.
@@ -89,13 +91,17 @@ def compare(
     verbose: Verbose = False,
 ) -> int:
     """Compare two registered models on the newest rows that neither has seen.  Changes nothing."""
-    return _session(config, json, verbose, data).do("deployments.commands:compare", champion=champion, challenger=challenger, cutoff=cutoff)
+    return _session(config, json, verbose, data).do(
+        "deployments.commands:compare", champion=champion, challenger=challenger, cutoff=cutoff
+    )
 
 
 @command("promote")
 def promote(
     version: Annotated[str, typer.Argument(help="Version to make the champion.")],
-    force: Annotated[bool, typer.Option("--force", help="Although the verdict is not PROMOTE; needs --reason.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although the verdict is not PROMOTE; needs --reason.")
+    ] = False,
     reason: Reason = "",
     config: Config = None,
     yes: Yes = False,
@@ -103,12 +109,16 @@ def promote(
     verbose: Verbose = False,
 ) -> int:
     """Make a compared challenger the champion, if its verdict is PROMOTE and somebody approves."""
-    return _session(config, json, verbose).do("deployments.commands:promote", version=version, force=force, reason=reason, yes=yes)
+    return _session(config, json, verbose).do(
+        "deployments.commands:promote", version=version, force=force, reason=reason, yes=yes
+    )
 
 
 @command("rollback")
 def rollback(
-    to: Annotated[str | None, typer.Option("--to", help="Version to put back. [default: the previous champion]")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Version to put back. [default: the previous champion]")
+    ] = None,
     reason: Reason = "rolled back by hand",
     config: Config = None,
     json: Json = False,

@@ -77,9 +77,7 @@ def rollback(session: Session, *, to: str | None, reason: str) -> int:
 
     settings = session.settings
     now = _now(session) or datetime.now(UTC)
-    result = apply_rollback.fn(
-        to=to, reason=reason, actor=who(), now=now, registry=settings.registry, workspace=settings.workspace
-    )
+    result = apply_rollback.fn(to=to, reason=reason, actor=who(), now=now, **settings.store)
     session.output.say(
         f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
         f"Ledger entry {result.entry.number}: {reason}."
@@ -93,9 +91,9 @@ def status(session: Session) -> int:
     from tasks.registry import champion_now, ledger_entries, registered_versions
 
     settings, output = session.settings, session.output
-    champion = champion_now(settings.registry, settings.workspace)
-    entries = ledger_entries(settings.registry, settings.workspace)
-    versions = registered_versions(settings.registry, settings.workspace)
+    champion = champion_now(**settings.store)
+    entries = ledger_entries(**settings.store)
+    versions = registered_versions(**settings.store)
     if champion is None:
         output.say("No champion yet. `feedloop run` makes one; `feedloop retrain` proposes one from your data.")
     else:

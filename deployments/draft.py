@@ -1,10 +1,10 @@
 """Draft a ``feedloop.toml`` by looking at the data: guess the roles, list the features, explain each line."""
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
 
 from ranking.errors import MissingColumn
+from tasks.data import Column
 
 ROLE_WORDS = {
     "user": ("user", "uid", "member", "customer", "visitor", "viewer", "reader"),
@@ -15,15 +15,6 @@ ROLE_WORDS = {
 }
 MANY = 50
 """An integer column with more different values than this is read as a quantity, not as a code."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one look at a column tells.  ``kind``: text, integer, float, boolean, time or other."""
-
-    name: str
-    kind: str
-    distinct: int
 
 
 def draft(uri: str, columns: list[Column], newest: datetime | None) -> str:

@@ -61,6 +61,14 @@ class Output:
         with os.fdopen(os.dup(self._stdout), "w", encoding="utf-8") as stream:
             stream.write(text + "\n")
 
+    def close(self) -> None:
+        """Give standard output back."""
+        if self._stdout is not None:
+            sys.stdout.flush()
+            os.dup2(self._stdout, 1)
+            os.close(self._stdout)
+            self._stdout = None
+
     def fail(self, error: FeedloopError) -> int:
         """Tell an error in one paragraph; the exit code is the error's own."""
         Console(stderr=True, highlight=False).print(Text(f"{type(error).__name__}: {error}", style="red"))

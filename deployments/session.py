@@ -28,7 +28,7 @@ class Session:
     @cached_property
     def settings(self) -> Settings:
         """The settings of this command."""
-        return load(self.config, **({"data": {"uri": self.data}} if self.data else {}))
+        return load(self.config, data_uri=self.data)
 
     def do(self, work: str, **arguments: Any) -> int:
         """Run a command and return its exit code; errors of feedloop become one paragraph.
@@ -45,3 +45,5 @@ class Session:
             return self.output.fail(error)
         except KeyboardInterrupt:
             return 130
+        finally:
+            self.output.close()

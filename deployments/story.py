@@ -50,7 +50,7 @@ def _on_sample(session: Session, *, yes: bool) -> list[Retraining]:
     settings, output = session.settings, session.output
     feed = SampleFeed(settings.sample_folder, settings.world)
     turns = []
-    if champion_now(settings.registry, settings.workspace) is None:
+    if champion_now(**settings.store) is None:
         output.step("A feed without a ranker")
         world = settings.world
         output.say(
@@ -81,7 +81,7 @@ def serve_days(session: Session, days: int) -> SampleFeed:
 
 def _serve(session: Session, feed: SampleFeed, days: int) -> None:
     settings = session.settings
-    champion = champion_bundle(settings.registry, settings.workspace)
+    champion = champion_bundle(**settings.store)
     with Progress(console=session.output.console, transient=True) as progress:
         bar = progress.add_task("serving the feed", total=days)
         feed.serve(days, champion, on_day=lambda _: progress.advance(bar))
@@ -91,7 +91,7 @@ def _serve(session: Session, feed: SampleFeed, days: int) -> None:
 def _on_own_log(session: Session, *, yes: bool) -> list[Retraining]:
     settings, output = session.settings, session.output
     turns = []
-    if champion_now(settings.registry, settings.workspace) is None:
+    if champion_now(**settings.store) is None:
         cutoff = _first_cutoff(settings)
         output.step("The first champion")
         output.say(f"There is none yet: it is made from the first {FIRST_SHARE:.0%} of {settings.data.uri}.")

@@ -1,0 +1,1 @@
+"""Pages, and the generator of those that are made from the code."""

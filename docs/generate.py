@@ -36,7 +36,7 @@ def settings_page() -> str:
 
 def _section(name: str, group: type[BaseModel]) -> list[str]:
     kind = group.model_fields.get("kind")
-    title = f"`[{name}]`" + (f" with `kind = \"{kind.default}\"`" if kind else "")
+    title = f"`[{name}]`" + (f' with `kind = "{kind.default}"`' if kind else "")
     lines = ["", f"## {title}", "", (group.__doc__ or "").strip().splitlines()[0], ""]
     plain = [field for field, info in group.model_fields.items() if not _groups(info.annotation)]
     lines += _table(group, plain)
@@ -51,7 +51,9 @@ def _table(group: type[BaseModel], names: list[str]) -> list[str]:
     for name in names:
         info = group.model_fields[name]
         default = info.get_default(call_default_factory=True) if not info.is_required() else "required"  # type: ignore[call-arg]  # pydantic's overloads want validated data
-        rows.append(f"| `{name}` | `{_shown(default)}` | {_bounds(info)} | {(info.description or '').replace('|', '/')} |")
+        rows.append(
+            f"| `{name}` | `{_shown(default)}` | {_bounds(info)} | {(info.description or '').replace('|', '/')} |"
+        )
     return rows
 
 
@@ -69,7 +71,9 @@ def _bounds(info: FieldInfo) -> str:
         for kind, name, sign in signs
         if isinstance(bound, kind)
     ]
-    literal = [value for argument in (info.annotation, *typing.get_args(info.annotation)) for value in _choices(argument)]
+    literal = [
+        value for argument in (info.annotation, *typing.get_args(info.annotation)) for value in _choices(argument)
+    ]
     return ", ".join([*found, *(f"`{value}`" for value in literal)]) or "any"
 
 
@@ -100,8 +104,16 @@ def commands_page() -> str:
     if not isinstance(root, click.Group):
         raise TypeError("the command line has more than one command, so it is a group")
     for name, command in root.commands.items():
-        arguments = " ".join(p.make_metavar(click.Context(command)) for p in command.params if p.param_type_name == "argument")
-        lines += ["", f"## `feedloop {name}{' ' + arguments if arguments else ''}`", "", (command.help or "").strip(), ""]
+        arguments = " ".join(
+            p.make_metavar(click.Context(command)) for p in command.params if p.param_type_name == "argument"
+        )
+        lines += [
+            "",
+            f"## `feedloop {name}{' ' + arguments if arguments else ''}`",
+            "",
+            (command.help or "").strip(),
+            "",
+        ]
         lines += ["| option | meaning |", "| --- | --- |"]
         for parameter in command.params:
             label = " / ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.name

@@ -24,19 +24,17 @@ def compare(
     now: Annotated[datetime | None, Field(description="Pretend it is this moment (for replays).")] = None,
 ) -> Evidence:
     """Compare two registered models.  Nothing is registered, recorded or promoted."""
-    settings = load(config, **({"data": {"uri": data}} if data else {}))
-    store = {"registry": settings.registry, "workspace": settings.workspace}
-    engine = {"workspace": settings.workspace, "warehouse": settings.data.warehouse}
+    settings = load(config, data_uri=data)
 
-    old, new = find_model(champion, **store), find_model(challenger, **store)
+    old, new = find_model(champion, **settings.store), find_model(challenger, **settings.store)
     snapshot = take_snapshot(
         data=settings.data,
         cutoff=cutoff,
         now=moment(now),
         workspace=settings.workspace,
-        also=(*features_read_by(old, **store), *features_read_by(new, **store)),
+        also=(*features_read_by(old, **settings.store), *features_read_by(new, **settings.store)),
     )
-    features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **engine)
+    features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **settings.engine)
     split = plan_split(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
     comparison = compare_models(
         challenger=new,
@@ -46,7 +44,7 @@ def compare(
         split=split,
         gate=settings.gate,
         registry=settings.registry,
-        **engine,
+        **settings.engine,
     )
     verdict = judge(comparison, settings.gate)
     return Evidence(comparison=comparison, verdict=verdict, policy_digest=settings.policy_digest)

@@ -25,16 +25,15 @@ def promote(
     """Promote a challenger, if its verdict allows it and somebody approves.  Otherwise the champion stays."""
     settings = load(config)
     at = moment(now)
-    store = {"registry": settings.registry, "workspace": settings.workspace}
 
-    target = find_model(challenger, **store)
-    evidence = read_evidence(target, **store)
-    require_promotable(target, evidence, forced=force, reason=reason, **store)
+    target = find_model(challenger, **settings.store)
+    evidence = read_evidence(target, **settings.store)
+    require_promotable(target, evidence, forced=force, reason=reason, **settings.store)
     approval = request_approval(
         evidence, summary=evidence_markdown(evidence), knobs=settings.approval, forced=force, now=at
     )
     if not approval.approved:
-        return record_decline(challenger=target, evidence=evidence, approval=approval, now=at, **store)
+        return record_decline(challenger=target, evidence=evidence, approval=approval, now=at, **settings.store)
     return apply_promotion(
         challenger=target,
         compared_with=evidence.compared_with,
@@ -43,5 +42,5 @@ def promote(
         forced=force,
         reason=reason,
         now=at,
-        **store,
+        **settings.store,
     )

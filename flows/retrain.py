@@ -32,16 +32,18 @@ def retrain(
     now: Annotated[datetime | None, Field(description="Pretend it is this moment (for replays).")] = None,
 ) -> Retraining:
     """Train a challenger on recent interactions and let it replace the champion if that is proven and approved."""
-    settings = load(config, **({"data": {"uri": data}} if data else {}))
+    settings = load(config, data_uri=data)
     at = moment(now)
-    store = {"registry": settings.registry, "workspace": settings.workspace}
-    engine = {"workspace": settings.workspace, "warehouse": settings.data.warehouse}
 
-    champion = current_champion(**store)
+    champion = current_champion(**settings.store)
     snapshot = take_snapshot(
-        data=settings.data, cutoff=cutoff, now=at, workspace=settings.workspace, also=features_read_by(champion, **store)
+        data=settings.data,
+        cutoff=cutoff,
+        now=at,
+        workspace=settings.workspace,
+        also=features_read_by(champion, **settings.store),
     )
-    features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **engine)
+    features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **settings.engine)
     split = plan_split(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
     trained = train_challenger(
         features=features,
@@ -50,9 +52,11 @@ def retrain(
         knobs=settings.training,
         seed=settings.seed,
         champion=champion,
-        **store,
+        **settings.store,
     )
-    challenger = register_challenger(trained=trained, snapshot=snapshot, features=features, split=split, **store)
+    challenger = register_challenger(
+        trained=trained, snapshot=snapshot, features=features, split=split, **settings.store
+    )
     comparison = compare_models(
         challenger=challenger,
         champion=champion,
@@ -61,7 +65,7 @@ def retrain(
         split=split,
         gate=settings.gate,
         registry=settings.registry,
-        **engine,
+        **settings.engine,
     )
     verdict = judge(comparison, settings.gate)
     evidence = Evidence(
@@ -72,7 +76,7 @@ def retrain(
         split=split,
     )
     report = write_report(evidence=evidence, gate=settings.gate, workspace=settings.workspace)
-    record_evidence(challenger=challenger, evidence=evidence, report=report, **store)
+    record_evidence(challenger=challenger, evidence=evidence, report=report, **settings.store)
     wanted = verdict.decision is Decision.PROMOTE
     promotion = promote(challenger.version, config=config, now=at) if wanted else None
     return Retraining(

@@ -24,6 +24,4 @@ def rollback(
         now: pretend it is this moment (for replays).
     """
     settings = load(config)
-    return apply_rollback(
-        to=to, reason=reason, actor=actor, now=moment(now), registry=settings.registry, workspace=settings.workspace
-    )
+    return apply_rollback(to=to, reason=reason, actor=actor, now=moment(now), **settings.store)

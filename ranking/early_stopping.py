@@ -4,14 +4,16 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ranking.batches import Examples, predict
 from ranking.errors import TrainingError
 from ranking.metrics import auc, log_loss
+from ranking.module import RankerModule
 from ranking.results import Epoch
 
 
@@ -40,16 +42,17 @@ class KeepBest(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the epoch."""
         seconds = time.perf_counter() - self._started
-        train_log_loss = float(trainer.callback_metrics["train_log_loss"])
+        module = cast("RankerModule", pl_module)
+        train_log_loss = float(torch.stack(module.losses).mean())
+        module.losses.clear()
         number = len(self.epochs)
         if not math.isfinite(train_log_loss):
             raise TrainingError(
                 f"The log loss became {train_log_loss} in epoch {number}: the fit diverged. "
                 "Lower training.learning_rate and training.embedding_learning_rate."
             )
-        net: Any = pl_module.net
-        scores = predict(net, self.validation.ids, self.validation.numbers)
-        net.train()
+        scores = predict(module.net, self.validation.ids, self.validation.numbers)
+        module.net.train()
         labels = self.validation.labels.cpu().numpy()
         epoch = Epoch(
             number=number,
@@ -61,7 +64,7 @@ class KeepBest(Callback):
         self.epochs.append(epoch)
         if number == 0 or epoch.validation_log_loss < self.epochs[self.best].validation_log_loss:
             self.best = number
-            self.weights = copy.deepcopy(net.state_dict())
+            self.weights = copy.deepcopy(module.net.state_dict())
         trainer.should_stop = number - self.best >= self.patience_epochs
         if self.on_epoch is not None:
             self.on_epoch(epoch)

@@ -133,7 +133,11 @@ class Scaler:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Everything learnt about how to read a row.  Ids first (user, item), then categories, in the spec's order."""
+    """Everything learnt about how to read a row.
+
+    Columns stand grouped by owner (user, item, context), so that a model can cut its input with one
+    split; within an owner the id comes first, then the features in the specification's order.
+    """
 
     vocabularies: tuple[Vocabulary, ...]
     scalers: tuple[Scaler, ...]
@@ -247,11 +251,18 @@ def fit_encoder(rows: pa.Table, spec: FeatureSpec, *, min_count: int = 2) -> Enc
     numeric = [(feature.name, feature.owner) for feature in spec.features if feature.kind == Kind.NUMERIC]
     try:
         return Encoder(
-            vocabularies=tuple(_fit_vocabulary(rows[name], name, owner, min_count) for name, owner in ids),
-            scalers=tuple(_fit_scaler(as_numbers(rows[name], name), name, owner, min_count) for name, owner in numeric),
+            vocabularies=tuple(_fit_vocabulary(rows[name], name, owner, min_count) for name, owner in _grouped(ids)),
+            scalers=tuple(
+                _fit_scaler(as_numbers(rows[name], name), name, owner, min_count) for name, owner in _grouped(numeric)
+            ),
         )
     except _Unreadable as error:
         raise TrainingError(str(error)) from error
+
+
+def _grouped(columns: list[tuple[str, Owner]]) -> list[tuple[str, Owner]]:
+    order = list(Owner)
+    return sorted(columns, key=lambda column: order.index(column[1]))
 
 
 def _fit_vocabulary(column: pa.ChunkedArray, name: str, owner: Owner, min_count: int) -> Vocabulary:

@@ -222,7 +222,7 @@ def _population(shape: HoldoutShape, signal_sd: float, extra_sd: float, seed: in
     """The same random rows for every signal, so that what is sought is smooth in the signal."""
     common, extra, first, second = np.random.default_rng(seed).standard_normal((4, _SAMPLE))
     logits, error_sd = signal_sd * common + extra_sd * extra, shape.change_sd / np.sqrt(2)
-    intercept = _bisect(lambda shift: float(_sigmoid(shift + logits).mean()), shape.click_rate, -15.0, 15.0)
+    intercept = _bisect(lambda shift: float(_sigmoid(shift + logits).mean()), shape.click_rate, -15.0, 15.0, steps=16)
     weak = intercept + signal_sd * common + error_sd * first
     return _Population(intercept, _sigmoid(intercept + logits), weak, intercept + logits + error_sd * second)
 
@@ -239,9 +239,9 @@ def _calibrated(chance: FloatArray, logits: FloatArray) -> tuple[float, float]:
     return float(line[0]), float(line[1])
 
 
-def _bisect(rising: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+def _bisect(rising: Callable[[float], float], wanted: float, low: float, high: float, steps: int = 12) -> float:
     """Where a rising function reaches a value; the nearer end when it does not."""
-    for _ in range(18):
+    for _ in range(steps):
         middle = (low + high) / 2
         low, high = (middle, high) if rising(middle) < wanted else (low, middle)
     return (low + high) / 2

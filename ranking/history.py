@@ -18,6 +18,7 @@ Sums are float64: Ibis drops an int64 cast after a sum, and engines then disagre
 summed are whole numbers, so the sums are exact below 2^53 and do not depend on the order of rows.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -43,7 +44,13 @@ NOW = "__now"
 THEN = "__then"
 
 
-def with_history(rows: "ir.Table", spec: FeatureSpec) -> "ir.Table":
+def _as_it_is(table: "ir.Table") -> "ir.Table":
+    return table
+
+
+def with_history(
+    rows: "ir.Table", spec: FeatureSpec, stage: "Callable[[ir.Table], ir.Table]" = _as_it_is
+) -> "ir.Table":
     """Add the history columns of ``spec``, all float64, to every row.
 
     For a row at t, with the label known ``spec.label_delay_hours`` after an impression:
@@ -62,6 +69,9 @@ def with_history(rows: "ir.Table", spec: FeatureSpec) -> "ir.Table":
         rows: interactions with the columns of ``spec.log`` in canonical types; further columns are kept.  A
             boolean column ``observed`` is optional; where it is False the label may be null.
         spec: keys, windows, grain, prior and label delay.
+        stage: evaluates a table, keeps the result outside memory, and gives it back.  It is called for what all
+            histories are made of and after each key, so that an engine holds one key's past at a time; without it
+            the result is one lazy expression.
 
     Returns:
         The rows, in no particular order, with the columns of ``spec.history_features``.  Where a part of the key
@@ -69,13 +79,14 @@ def with_history(rows: "ir.Table", spec: FeatureSpec) -> "ir.Table":
     """
     if not spec.history_keys:
         return rows
-    table = _timed(rows, spec)
-    log = _log(table, spec)
-    table = _joined(table, _prior(log, spec), {MIDNIGHT: "__midnight_then"})
+    timed = _timed(rows, spec)
+    log = stage(_log(timed, spec))
+    table = _joined(timed, _prior(log, spec), {MIDNIGHT: "__midnight_then"})
     for number, key in enumerate(spec.history_keys):
         past = _past(log, key, spec)
         own = past.rename({f"__{number}_{name}": name for name in past.columns})
-        table = _joined(table, own, {name: f"__{number}_{name}" for name in key.columns} | {NOW: f"__{number}_{THEN}"})
+        found = {name: f"__{number}_{name}" for name in key.columns} | {NOW: f"__{number}_{THEN}"}
+        table = stage(_joined(table, own, found).drop(*found.values()))
     features: dict[str, ir.Value] = {}
     for number, key in enumerate(spec.history_keys):
         features |= _features(table, f"__{number}_", key, spec)
@@ -95,15 +106,15 @@ def _log(timed: "ir.Table", spec: FeatureSpec) -> "ir.Table":
     keys = dict.fromkeys(column for key in spec.history_keys for column in key.columns)
     label = timed[spec.log.label].cast("float64")
     if OBSERVED not in timed.columns:
-        return timed.select(*keys, US, MIDNIGHT, NOW, seen=ibis.literal(1.0), click=label, last=timed[US])
+        return timed.select(*keys, US, MIDNIGHT, NOW, seen=_whole(1), click=label, last=timed[US])
     observed = timed[OBSERVED]
     return timed.select(
         *keys,
         US,
         MIDNIGHT,
         NOW,
-        seen=ibis.ifelse(observed, 1.0, 0.0),
-        click=ibis.ifelse(observed, label, 0.0),
+        seen=observed.cast("float64"),
+        click=ibis.ifelse(observed, label, _whole(0)),
         last=ibis.ifelse(observed, timed[US], ibis.null("int64")),
     )
 
@@ -111,11 +122,11 @@ def _log(timed: "ir.Table", spec: FeatureSpec) -> "ir.Table":
 def _prior(log: "ir.Table", spec: FeatureSpec) -> "ir.Table":
     """The feed's click rate as known at each midnight that some row looks from."""
     known = log.group_by(__then=_midnight(log[US] + _delay_us(spec))).agg(n=log.seen.sum(), c=log.click.sum())
-    asked = log.select(__then=log[MIDNIGHT], n=ibis.literal(0.0), c=ibis.literal(0.0)).distinct()
+    asked = log.select(__then=log[MIDNIGHT], n=_whole(0), c=_whole(0)).distinct()
     daily = known.union(asked.select(known.columns)).group_by(THEN).agg(n=ibis._.n.sum(), c=ibis._.c.sum())
     # One row per day: a window over everything is small here.
     before = ibis.rows_window(preceding=(None, 1), order_by=daily[THEN])
-    n, c = (daily[name].sum().over(before).fill_null(0.0) for name in ("n", "c"))
+    n, c = (daily[name].sum().over(before).fill_null(_whole(0)) for name in ("n", "c"))
     return daily.select(__midnight_then=daily[THEN], __prior=(c + 1.0) / (n + 2.0))
 
 
@@ -130,7 +141,7 @@ def _past(log: "ir.Table", key: HistoryKey, spec: FeatureSpec) -> "ir.Table":
     return instants.select(
         *key.columns,
         THEN,
-        **{name: instants[name].sum().over(before).fill_null(0.0) for name in sums},
+        **{name: instants[name].sum().over(before).fill_null(_whole(0)) for name in sums},
         last=instants["last"].max().over(before),
     )
 
@@ -139,7 +150,7 @@ def _streams(log: "ir.Table", key: HistoryKey, spec: FeatureSpec) -> "list[ir.Ta
     """The events of one key.  The first stream also holds an instant for every row, so that each finds its past."""
     known = log.filter(*(log[column].notnull() for column in key.columns))
     delay = _delay_us(spec)
-    blank: dict[str, ir.Value] = dict.fromkeys(("seen", "known", "clicks", *_left(spec)), ibis.literal(0.0))
+    blank: dict[str, ir.Value] = dict.fromkeys(("seen", "known", "clicks", *_left(spec)), _whole(0))
     labels = {"known": known.seen, "clicks": known.click}
 
     def stream(at: "ir.Value", last: "ir.Value", **amounts: "ir.Value") -> "ir.Table":
@@ -186,6 +197,11 @@ def _joined(table: "ir.Table", past: "ir.Table", on: dict[str, str]) -> "ir.Tabl
 
 def _delay_us(spec: FeatureSpec) -> int:
     return round(spec.label_delay_hours * HOUR_US)
+
+
+def _whole(number: int) -> "ir.Value":
+    """A float64 constant.  To DuckDB 0.0 is a DECIMAL, and sums of it are decimals that Ibis believes to be floats."""
+    return ibis.literal(number).cast("float64")
 
 
 def _midnight(us: "ir.Value") -> "ir.Value":

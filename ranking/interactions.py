@@ -126,7 +126,9 @@ _ID = _Allowed(("is_string", "is_integer"), "text or whole numbers (missing valu
 _TIME = _Allowed(("is_timestamp", "is_date"), "a timestamp (parse text with pandas.to_datetime(..., utc=True))")
 _LABEL = _Allowed(("is_integer", "is_boolean", "is_floating"), "0 or 1")
 _NUMBER = _Allowed(("is_integer", "is_boolean", "is_floating", "is_decimal"), "a number (or list it as categorical)")
-_CATEGORY = _Allowed(("is_string", "is_integer", "is_boolean"), "text, whole numbers or booleans (or list it as numeric)")
+_CATEGORY = _Allowed(
+    ("is_string", "is_integer", "is_boolean"), "text, whole numbers or booleans (or list it as numeric)"
+)
 
 
 def _fits(kind: Any, allowed: _Allowed) -> bool:
@@ -212,4 +214,6 @@ def _examples(bad: "ir.Table", schema: Schema) -> str:
     """Up to three rows by their key and label, in a fixed order."""
     columns = [name for name in dict.fromkeys((schema.time, *schema.key, schema.label)) if name in bad.columns]
     some = bad.select(*columns).order_by(columns).limit(EXAMPLES).execute()
-    return ", ".join("{" + ", ".join(f"{key}: {value}" for key, value in row.items()) + "}" for row in some.to_dict("records"))
+    return ", ".join(
+        "{" + ", ".join(f"{key}: {value}" for key, value in row.items()) + "}" for row in some.to_dict("records")
+    )

@@ -70,8 +70,8 @@ def split_by_time(
     mature = times[: np.searchsorted(times, mature_end, side="left")]
     if len(mature) == 0:
         raise SplitError(
-            f"None of the {len(times):,} rows is older than {maturity:g} h at the cut-off {as_utc(cutoff)}, so no label "
-            "is final. Wait, move the cut-off, or lower split.label_maturity_hours."
+            f"None of the {len(times):,} rows is older than {maturity:g} h at the cut-off {as_utc(cutoff)}, so no "
+            "label is final. Wait, move the cut-off, or lower split.label_maturity_hours."
         )
     holdout_start = _holdout_start(mature, mature_end, knobs)
     learn_end = min(holdout_start, _us(_at(holdout_start) - timedelta(hours=knobs.gap_hours)))

@@ -59,6 +59,9 @@ class TrainingKnobs(Knobs):
         default=2, description="Train rows that a value needs to be told from the unseen ones."
     )
     accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: the GPU if there is one.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Arithmetic of the dense layers while training. auto: bfloat16 on a GPU only."
+    )
     warm_start: bool = Field(default=False, description="Start from the champion's weights instead of from scratch.")
 
 
@@ -121,7 +124,7 @@ def fit(
             learning_rate=knobs.learning_rate,
             weight_decay=knobs.weight_decay,
         )
-        batches = _batches(_examples(train, encoder, spec.log.label, device), encoder, knobs, seed)
+        batches = _batches(_examples(train, encoder, spec.log.label, device), encoder, spec, knobs, seed)
         held_out = _examples(validation, encoder, spec.log.label, device)
         best = _run(module, batches, held_out, knobs, device=device, on_epoch=on_epoch, progress=progress)
     net.load_state_dict(best.weights)
@@ -168,7 +171,7 @@ def _run(
             accelerator=device.type,
             # One device: several would start this program again, and all that surrounds the fit with it.
             devices=1,
-            precision="bf16-mixed" if device.type == "cuda" else "32-true",
+            precision=_precision(knobs.precision, device),
             max_epochs=knobs.max_epochs,
             callbacks=callbacks,
             enable_progress_bar=len(callbacks) > 1,
@@ -181,13 +184,14 @@ def _run(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's greetings off the terminal: devices found, tips, advice on workers."""
+    """Keep Lightning's greetings off the terminal: devices found, tips, what it will deprecate."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*available but not used.*")
             yield
     finally:
         logger.setLevel(level)
@@ -202,6 +206,12 @@ def _device(accelerator: str) -> "torch.device":
             "or run where there is one."
         )
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _precision(wanted: str, device: "torch.device") -> Literal["bf16-mixed", "32-true"]:
+    # CPUs without bfloat16 units emulate it, many times slower; so there it is taken only when asked for.
+    narrow = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+    return "bf16-mixed" if narrow else "32-true"
 
 
 def _name(device: "torch.device") -> str:
@@ -239,16 +249,17 @@ def _examples(rows: "pa.Table", encoder: "Encoder", label: str, device: "torch.d
     return examples.to(device) if fits else examples
 
 
-def _batches(examples: "Examples", encoder: "Encoder", knobs: TrainingKnobs, seed: int) -> "Batches":
+def _batches(examples: "Examples", encoder: "Encoder", spec: FeatureSpec, knobs: TrainingKnobs, seed: int) -> "Batches":
     import torch
 
     from ranking.batches import Batches
 
-    categories = len(encoder.id_owners) - 2
+    ids = (spec.log.user, spec.log.item)
+    chances = [knobs.id_dropout if part.name in ids else knobs.category_dropout for part in encoder.vocabularies]
     return Batches(
         examples,
         batch_rows=knobs.batch_rows,
         seed=seed,
         unseen=torch.tensor(encoder.offsets),
-        id_dropout=torch.tensor([knobs.id_dropout] * 2 + [knobs.category_dropout] * categories),
+        id_dropout=torch.tensor(chances),
     )

@@ -54,6 +54,9 @@ class WorldKnobs(Knobs):
     trend_drift_per_day: NonNegativeFloat = Field(
         default=0.12, description="Standard deviation of a day's change of each category's popularity."
     )
+    segment_drift_per_day: NonNegativeFloat = Field(
+        default=0.2, description="Standard deviation of a day's change of what each age band thinks of each category."
+    )
     bursts_per_day: NonNegativeFloat = Field(default=1.5, description="Items that suddenly get popular, per day.")
     mean_click_delay_minutes: PositiveFloat = Field(default=20.0, description="Mean time from impression to click.")
     label_delay_hours: PositiveFloat = Field(default=2.0, description="Time after which every click is known.")
@@ -82,12 +85,13 @@ class World:
         self.knobs = knobs
         rng = np.random.default_rng([knobs.seed, 0])
         self._user_device = rng.choice(DEVICES, knobs.users, p=[0.65, 0.1, 0.25])
-        self._user_age = rng.choice(AGE_BANDS, knobs.users)
-        self._user_bias = rng.normal(0, 0.5, knobs.users)
+        self._user_age = rng.integers(0, len(AGE_BANDS), knobs.users)
+        self._user_bias = rng.normal(0, 0.9, knobs.users)
         self._user_activity = rng.pareto(1.5, knobs.users) + 0.3
         self._category_topic = rng.normal(0, 1, (knobs.categories, knobs.taste_dimensions))
         self._tastes = [rng.normal(0, 0.75, (knobs.users, knobs.taste_dimensions))]
         self._trends = [rng.normal(0, 0.4, knobs.categories)]
+        self._segments = [rng.normal(0, 0.8, (len(AGE_BANDS), knobs.categories))]
 
     def day(self, number: int, ranker: Ranker | None = None) -> pd.DataFrame:
         """Let ``ranker`` serve day ``number`` (0 is the first).
@@ -98,7 +102,8 @@ class World:
 
         Returns:
             What was shown, in time order: the columns of :data:`SAMPLE_COLUMNS`, ``position`` (0 is the
-            top), ``click_at`` (time of the click, NaT without one) and ``true_click_probability``.
+            top), ``explored`` (shown in random order), ``click_at`` (time of the click, NaT without one) and
+            ``true_click_probability``.
         """
         rng = np.random.default_rng([self.knobs.seed, 1, number])
         candidates = self._candidates(number, rng)
@@ -112,6 +117,7 @@ class World:
         rows = (order + np.arange(len(order))[:, None] * size).ravel()
         shown = candidates.iloc[rows].reset_index(drop=True)
         shown["position"] = np.tile(np.arange(order.shape[1]), len(order))
+        shown["explored"] = np.repeat(explore, order.shape[1])
         return self._clicks(shown, rng)
 
     def _clicks(self, shown: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -122,7 +128,8 @@ class World:
             0.01, self.knobs.label_delay_hours * 59
         )
         at = shown["timestamp"] + pd.to_timedelta(delay, unit="m").as_unit("us")
-        return shown.assign(**{TRUTH: probability, CLICK_AT: at.where(clicked), "click": clicked.astype("int8")})
+        shown[TRUTH], shown[CLICK_AT], shown["click"] = probability, at.where(clicked), clicked.astype("int8")
+        return shown
 
     def _candidates(self, number: int, rng: np.random.Generator) -> pd.DataFrame:
         knobs = self.knobs
@@ -144,11 +151,12 @@ class World:
         category = items["category"].to_numpy()
         age_days = number - items["born"].to_numpy() + second / 86400
         logit = (
-            -1.9
+            -2.3
             + self._user_bias[user]
             + items["quality"].to_numpy()
             + (self._taste(number)[user] * np.stack(items["topic"].to_list())).sum(axis=1)
             + self._trend(number)[category]
+            + self._segment(number)[self._user_age[user], category]
             + 2.0 * np.exp(-np.abs(number - items["burst"].to_numpy()) / 1.5)
             - 0.02 * age_days.clip(0, 40)
         )
@@ -160,7 +168,7 @@ class World:
                 "item_id": item.astype("int64"),
                 "timestamp": midnight + pd.to_timedelta((second * 1e6).astype("int64"), unit="us"),
                 "user_device": self._user_device[user],
-                "user_age_band": self._user_age[user],
+                "user_age_band": AGE_BANDS[self._user_age[user]],
                 "item_category": np.char.add("c", category.astype(str)).astype(object),
                 "item_creator": np.char.add("creator", items["creator"].to_numpy().astype(str)).astype(object),
                 "item_age_hours": (age_days * 24).round(3),
@@ -180,35 +188,38 @@ class World:
             [-rng.integers(0, 30, knobs.items), np.repeat(np.arange(1, days + 1), knobs.new_items_per_day)]
         )
         category = rng.integers(0, knobs.categories, count)
-        topic = 0.45 * (self._category_topic[category] + rng.normal(0, 0.8, (count, knobs.taste_dimensions)))
+        topic = 0.35 * (self._category_topic[category] + rng.normal(0, 0.8, (count, knobs.taste_dimensions)))
         bursts = rng.random(count) < min(1.0, knobs.bursts_per_day * days / count)
         return pd.DataFrame(
             {
                 "born": born,
                 "category": category,
                 "creator": rng.integers(0, 60, count),
-                "quality": rng.normal(0, 0.55, count),
+                "quality": rng.normal(0, 0.9, count),
                 "topic": list(topic),
                 "burst": np.where(bursts, born + rng.integers(2, 15, count), 10_000),
             }
         )
 
     def _taste(self, number: int) -> np.ndarray:
-        """Tastes on a day, (users, taste_dimensions): a walk that keeps its spread."""
-        while len(self._tastes) <= number:
-            rng = np.random.default_rng([self.knobs.seed, 3, len(self._tastes)])
-            pull = 1.0 - self.knobs.taste_drift_per_day**2 / 2
-            step = rng.normal(0, 0.75 * self.knobs.taste_drift_per_day, self._tastes[-1].shape)
-            self._tastes.append(self._tastes[-1] * pull + step)
-        return self._tastes[number]
+        """Tastes on a day, (users, taste_dimensions)."""
+        return self._walked(self._tastes, number, stream=3, drift=self.knobs.taste_drift_per_day * 0.75)
 
     def _trend(self, number: int) -> np.ndarray:
-        """Popularity of each category on a day, (categories,): a walk that keeps its spread."""
-        while len(self._trends) <= number:
-            rng = np.random.default_rng([self.knobs.seed, 4, len(self._trends)])
-            step = rng.normal(0, self.knobs.trend_drift_per_day, self.knobs.categories)
-            self._trends.append(self._trends[-1] * 0.98 + step)
-        return self._trends[number]
+        """Popularity of each category on a day, (categories,)."""
+        return self._walked(self._trends, number, stream=4, drift=self.knobs.trend_drift_per_day)
+
+    def _segment(self, number: int) -> np.ndarray:
+        """What each age band thinks of each category on a day, (age bands, categories)."""
+        return self._walked(self._segments, number, stream=5, drift=self.knobs.segment_drift_per_day)
+
+    def _walked(self, days: list[np.ndarray], number: int, *, stream: int, drift: float) -> np.ndarray:
+        """The state of a day: a random walk, pulled back a little so that it keeps its spread for months."""
+        while len(days) <= number:
+            rng = np.random.default_rng([self.knobs.seed, stream, len(days)])
+            days.append(days[-1] * 0.99 + rng.normal(0, drift, days[-1].shape))
+        # What rises for some falls for others: tastes change, the number of clicks on the whole feed does not.
+        return np.asarray(days[number] - days[number].mean(axis=0))
 
 
 def as_known_at(log: pd.DataFrame, now: datetime) -> pd.DataFrame:

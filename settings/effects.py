@@ -1,6 +1,6 @@
 """Knobs of the effects: where the data are, where models live, who approves."""
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -54,3 +54,17 @@ class ApprovalKnobs(Knobs):
     timeout_hours: PositiveFloat = Field(
         default=24.0, le=24 * 30, description="A pause nobody answers ends after this time, and the champion stays."
     )
+
+
+class Store(TypedDict):
+    """Where models are: what every task that touches the registry takes."""
+
+    registry: RegistryKnobs
+    workspace: str
+
+
+class Engine(TypedDict):
+    """Where rows are prepared: what every task that builds features takes."""
+
+    warehouse: str
+    workspace: str

@@ -22,12 +22,13 @@ OUTSIDE = {"FEEDLOOP_CONFIG", "FEEDLOOP_TEST_MOVIELENS"}
 """Variables with our prefix that are not knobs: the file to read, and data for a test."""
 
 
-def load(file: str | Path | None = None, **overrides: Any) -> Settings:
+def load(file: str | Path | None = None, *, data_uri: str | None = None, **overrides: Any) -> Settings:
     """Read the settings.
 
     Args:
         file: a TOML file.  Without one: ``$FEEDLOOP_CONFIG``, then ``feedloop.toml`` here, if there is one.
-        overrides: knobs that win over file and environment, such as ``seed=1`` or ``data={"uri": …}``.
+        data_uri: another interaction log than the configured one.
+        overrides: knobs that win over file and environment, such as ``seed=1``.
 
     Returns:
         The settings, with relative paths of ``workspace`` and ``data.uri`` resolved against the file's folder.
@@ -37,6 +38,8 @@ def load(file: str | Path | None = None, **overrides: Any) -> Settings:
             out of bounds or of the wrong type.
     """
     path = _file(file)
+    if data_uri is not None:
+        overrides["data"] = {"uri": data_uri}
     for variable in os.environ:
         _check_variable(variable)
     source = type(

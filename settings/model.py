@@ -12,7 +12,7 @@ from ranking.training import TrainingKnobs
 from ranking.values import digest
 from ranking.verdict import GateKnobs
 from ranking.world import WorldKnobs
-from settings.effects import ApprovalKnobs, DataKnobs, RegistryKnobs
+from settings.effects import ApprovalKnobs, DataKnobs, Engine, RegistryKnobs, Store
 
 PREFIX = "FEEDLOOP_"
 
@@ -53,6 +53,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, TOML; no .env files and no secret folders."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=cls.toml_file)
+
+    @property
+    def store(self) -> Store:
+        """Where models are."""
+        return Store(registry=self.registry, workspace=self.workspace)
+
+    @property
+    def engine(self) -> Engine:
+        """Where rows are prepared."""
+        return Engine(warehouse=self.data.warehouse, workspace=self.workspace)
 
     @property
     def sample_folder(self) -> str:

@@ -5,7 +5,8 @@ Nothing passes by open file or local handle: every result names a URI that any w
 
 import logging
 import uuid
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -15,16 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
 
-from ranking.errors import EmptyWindow, StorageError
+from ranking.errors import EmptyWindow, MissingColumn, SettingsError, StorageError
 from ranking.features import Feature, FeatureSpec, Schema, resolve
 from ranking.fingerprint import fingerprint
-from ranking.history import with_history
+from ranking.history import OBSERVED, with_history
 from ranking.interactions import canonical, check_not_future, check_rows, check_types
 from ranking.results import FeatureTable, Snapshot, Split, Window, as_utc
 from ranking.split import EPOCH, SplitKnobs, split_by_time
 from ranking.values import digest
 from settings.effects import DataKnobs
-from tasks.adapters.storage import write_bytes
 from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tasks.retries import RETRY_STORAGE
 
@@ -56,13 +56,15 @@ def take_snapshot(
     with open_warehouse(data.warehouse) as engine, engine.guard(data.uri):
         log = engine.read(data.uri)
         schema = resolve(data.columns, log.columns)
+        _check_names(schema)
         kept = schema.model_copy(update={"features": _merged(schema, also, log.columns)})
         check_types(log, kept)
         rows = canonical(log, kept)
         check_not_future(rows, schema, now=now)
-        cutoff = cutoff or _after_newest(rows, schema)
+        cutoff = _after_newest(rows, schema) if cutoff is None else _utc(cutoff)
         window = Window(start=cutoff - timedelta(days=data.window_days), end=cutoff)
-        recent = _within(rows, schema, window)
+        # One copy: what is checked is what is kept, even while the log is being written.
+        recent = engine.stage(_within(rows, schema, window))
         check_rows(recent, schema, window=window, log_rows=int(rows.count().execute()))
         snapshot = _published(engine, recent, schema, window, workspace)
     logger.info(
@@ -82,18 +84,27 @@ def build_features(*, snapshot: Snapshot, spec: FeatureSpec, workspace: str, war
 
     The table is named after the snapshot and the specification; an earlier one of that name is used again.
 
+    Args:
+        snapshot: the rows.
+        spec: what a model reads; not necessarily the model of this run.
+        workspace: the table goes to ``features`` under it.
+        warehouse: the engine that builds it.
+
     Raises:
+        MissingColumn: the specification reads a column that the snapshot does not have.
         StorageError: the workspace cannot be written, or memory and temporary disk do not suffice.
     """
     uri = f"{workspace}/features/{snapshot.fingerprint[:16]}-{digest(spec)[:16]}.parquet"
     filesystem, path = fsspec.core.url_to_fs(uri)
     if not filesystem.exists(path):
         with open_warehouse(warehouse) as engine, engine.guard(snapshot.uri):
-            engine.write(with_history(engine.read(f"{snapshot.uri}/rows.parquet"), spec).order_by(ROW_ID), uri)
+            rows = engine.read(f"{snapshot.uri}/rows.parquet")
+            _require(spec, rows.columns)
+            engine.write(with_history(rows, spec, engine.stage).order_by(ROW_ID), uri)
     return FeatureTable(uri=uri, snapshot_fingerprint=snapshot.fingerprint, rows=snapshot.rows, spec=spec)
 
 
-@task(name="plan split")
+@task(name="plan split", timeout_seconds=3600, **RETRY_STORAGE.options)
 def plan_split(*, features: FeatureTable, cutoff: datetime, knobs: SplitKnobs) -> Split:
     """Cut the rows by time into train, validation and holdout.
 
@@ -135,6 +146,72 @@ def moment_at_share(data: DataKnobs, share: float) -> datetime:
         return EPOCH + timedelta(microseconds=int(recent.aggregate(at=passed.quantile(share)).execute()["at"].iloc[0]))
 
 
+@dataclass(frozen=True)
+class Column:
+    """What one look at a column tells.  ``kind``: text, integer, float, boolean, time or other."""
+
+    name: str
+    kind: str
+    distinct: int
+
+
+def describe_log(uri: str, warehouse: str = "duckdb://?memory_limit=2GB") -> tuple[list[Column], datetime | None]:
+    """Look at a log of which nothing is known yet.
+
+    Args:
+        uri: where it is.
+        warehouse: the engine that reads it.
+
+    Returns:
+        Its columns in order, with about how many different values each has, and the latest moment in its first
+        column of times (``None`` without one).
+
+    Raises:
+        DataError: the log cannot be read.
+    """
+    with open_warehouse(warehouse) as engine, engine.guard(uri):
+        log = engine.read(uri)
+        counts = log.aggregate(**{name: log[name].approx_nunique() for name in log.columns}).execute().iloc[0]
+        columns = [Column(name, _kind(kind), int(counts[name])) for name, kind in log.schema().items()]
+        times = [column.name for column in columns if column.kind == "time"]
+        if not times:
+            return columns, None
+        newest = log.aggregate(at=log[times[0]].cast("timestamp('UTC', 6)").max()).execute()["at"].iloc[0]
+    return columns, None if pd.isna(newest) else newest.to_pydatetime()
+
+
+def _kind(kind: Any) -> str:
+    if kind.is_timestamp() or kind.is_date():
+        return "time"
+    if kind.is_floating() or kind.is_decimal():
+        return "float"
+    named = {"text": kind.is_string(), "integer": kind.is_integer(), "boolean": kind.is_boolean()}
+    return next((name for name, fits in named.items() if fits), "other")
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _check_names(schema: Schema) -> None:
+    taken = [name for name in schema.columns if name in (ROW_ID, OBSERVED)]
+    if taken:
+        raise SettingsError(
+            f"The column {taken[0]!r} is named under [data.columns], but feedloop keeps that name for itself. "
+            "Rename the column in the data."
+        )
+
+
+def _require(spec: FeatureSpec, available: tuple[str, ...]) -> None:
+    attributes = (column for key in spec.history_keys for column in key.columns)
+    missing = [name for name in dict.fromkeys((*spec.log.columns, *attributes)) if name not in available]
+    if missing:
+        raise MissingColumn(
+            f"The model reads {', '.join(map(repr, missing))}, which the snapshot does not have. It has: "
+            f"{', '.join(available)}. Name the columns under [data.columns], or bring data that have them."
+        )
+
+
 def _merged(schema: Schema, also: tuple[Feature, ...], available: tuple[str, ...]) -> tuple[Feature, ...]:
     """This run's features, and what the other model reads besides."""
     taken = set(schema.columns)
@@ -167,6 +244,7 @@ def _published(engine: Warehouse, rows: "ir.Table", schema: Schema, window: Wind
     draft = f"{workspace}/snapshots/.{uuid.uuid4().hex}.parquet"
     engine.write(numbered.select(ROW_ID, *rows.columns).order_by(ROW_ID), draft)
     filesystem, path = fsspec.core.url_to_fs(draft)
+    manifest = f"{path}.json"
     try:
         with filesystem.open(path, "rb") as stream:
             file = pq.ParquetFile(stream)
@@ -184,13 +262,18 @@ def _published(engine: Warehouse, rows: "ir.Table", schema: Schema, window: Wind
         filesystem.makedirs(folder, exist_ok=True)
         if not filesystem.exists(f"{folder}/rows.parquet"):
             filesystem.mv(path, f"{folder}/rows.parquet")
-        # The manifest comes last: a folder without one is no snapshot.
-        write_bytes(f"{uri}/snapshot.json", snapshot.model_dump_json(indent=2).encode())
+        # The manifest comes last.  Under a name of its own first: two runs may be at the same snapshot.
+        if not filesystem.exists(f"{folder}/snapshot.json"):
+            filesystem.pipe_file(manifest, snapshot.model_dump_json(indent=2).encode())
+            filesystem.mv(manifest, f"{folder}/snapshot.json")
     except OSError as error:
-        raise StorageError(f"The snapshot cannot be written to {workspace}: {error}. Check its rights and disk.") from error
+        raise StorageError(
+            f"The snapshot cannot be written to {workspace}: {error}. Check its rights and disk."
+        ) from error
     finally:
-        if filesystem.exists(path):
-            filesystem.rm(path)
+        for draft in (path, manifest):
+            if filesystem.exists(draft):
+                filesystem.rm(draft)
     return snapshot
 
 

@@ -104,6 +104,8 @@ def _difference(axes: "Axes", comparison: Comparison, gain: float, loss: float) 
 
 
 def _training(axes: "Axes", training: Training | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set(title="Training", xlabel="epoch", ylabel="log loss")
     if training is None:
         axes.text(0.5, 0.5, "no training curve recorded", ha="center", transform=axes.transAxes)
@@ -118,7 +120,7 @@ def _training(axes: "Axes", training: Training | None) -> None:
         label="validation",
     )
     axes.axvline(training.best_epoch + 1, color=GOOD, linestyle=":", label="kept")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=9)
 
 

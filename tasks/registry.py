@@ -7,7 +7,6 @@ import logging
 import os
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import fsspec
 from prefect import runtime, task
 
-from ranking.errors import SettingsError, UnknownModel
+from ranking.errors import SettingsError, StorageError, UnknownModel
 from ranking.features import Feature
 from ranking.results import (
     Approval,
@@ -183,19 +182,22 @@ def record_evidence(
 
     Raises:
         RegistryUnavailable: no answer.
+        StorageError: the report cannot be read.
     """
     models = _registry(registry, workspace)
     models.record(challenger, evidence)
     if report is None:
         return
-    with ExitStack() as stack:
-        folder = stack.enter_context(temporary_folder())
+    with temporary_folder() as folder:
         files = {}
         for uri in (report.markdown_uri, report.picture_uri):
             name = uri.rsplit("/", 1)[-1]
-            filesystem, path = fsspec.core.url_to_fs(uri)
-            filesystem.get_file(path, str(folder / name))
             files[f"report/{name}"] = folder / name
+            try:
+                filesystem, path = fsspec.core.url_to_fs(uri)
+                filesystem.get_file(path, str(folder / name))
+            except OSError as error:
+                raise StorageError(f"The report {uri} cannot be read: {error}. Run the comparison again.") from error
         models.attach(challenger, files)
 
 

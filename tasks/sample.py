@@ -101,7 +101,9 @@ def _ranker(champion: Bundle, log: pd.DataFrame) -> Ranker:
 
     from ranking.history import with_history
 
-    spec = champion.facts.spec.model_copy(update={"history": champion.facts.spec.history.model_copy(update={"grain": "day"})})
+    spec = champion.facts.spec.model_copy(
+        update={"history": champion.facts.spec.history.model_copy(update={"grain": "day"})}
+    )
 
     def rank(candidates: pd.DataFrame) -> np.ndarray:
         rows = pd.concat([log.assign(observed=True), candidates.assign(observed=False)], ignore_index=True).reset_index(

@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from uuid import UUID
 
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -87,9 +88,11 @@ class _Progress:
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
-        self._artifact = None
+        self._artifact: UUID | None = None
         if TaskRunContext.get() is not None:
-            self._artifact = create_progress_artifact(0.0, description=f"Training, at most {epochs} epochs")
+            # In a task that is not async this is the id itself; Prefect types both cases in one.
+            made = create_progress_artifact(0.0, description=f"Training, at most {epochs} epochs")
+            self._artifact = made if isinstance(made, UUID) else None
 
     def __call__(self, epoch: Epoch) -> None:
         logger.info(

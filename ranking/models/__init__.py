@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from ranking.features import Owner
 from ranking.values import Knobs
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def build_ranker(knobs: ModelKnobs, encoder: "Encoder") -> "nn.Module":
 
             return TwoTower(
                 table_rows=encoder.table_rows,
-                id_owners=encoder.id_owners,
-                number_owners=encoder.number_owners,
+                ids=tuple(encoder.id_owners.count(owner) for owner in Owner),
+                numbers=tuple(encoder.number_owners.count(owner) for owner in Owner),
                 **shape,
             )
         case DeepMLPKnobs():

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-
-from ranking.features import Owner
+from torch import nn
 
 INITIAL_DEVIATION = 0.02
 """Small, so that a row that was never trained says next to nothing."""
@@ -26,13 +24,3 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int, dropout: float)
             layers.append(nn.Dropout(dropout))
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
-
-
-def places(owners: Sequence[Owner], *wanted: Owner) -> list[int]:
-    """Positions of the columns that belong to the wanted owners."""
-    return [place for place, owner in enumerate(owners) if owner in wanted]
-
-
-def pick(columns: Tensor, wanted: Tensor) -> Tensor:
-    """Columns ``wanted`` (W,) of (B, C, ...), flattened to (B, W * ...)."""
-    return columns.index_select(1, wanted).flatten(1)

@@ -6,45 +6,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ranking.features import Owner
-from ranking.models.blocks import fused_embedding, perceptron, pick, places
+from ranking.models.blocks import fused_embedding, perceptron
 
 
 class Tower(nn.Module):
-    """One side: its ids and numbers to a vector and a bias.
+    """One side: its embedded ids (B, ids * D) and its numbers (B, K) to (B, out).
 
-    The last output is the bias: how much this user clicks, or this item is clicked, whatever the other.
+    The numbers also have a straight line to the last output, which is the bias: how much this user
+    clicks, or this item is clicked, whatever the other.
     """
 
-    ids: Tensor
-    numbers: Tensor
-
     def __init__(
-        self,
-        *,
-        ids: Sequence[int],
-        numbers: Sequence[int],
-        dimension: int,
-        hidden: Sequence[int],
-        out: int,
-        dropout: float,
+        self, *, ids: int, numbers: int, dimension: int, hidden: Sequence[int], out: int, dropout: float
     ) -> None:
         super().__init__()
-        self.register_buffer("ids", torch.tensor(ids, dtype=torch.int64), persistent=False)
-        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64), persistent=False)
-        width = len(ids) * dimension + len(numbers)
-        self.deep = perceptron(width, hidden, out, dropout)
-        self.wide = nn.Parameter(torch.zeros(len(numbers), 1))
+        self.deep = perceptron(ids * dimension + numbers, hidden, out, dropout)
+        self.wide = nn.Parameter(torch.zeros(numbers, 1))
 
-    def forward(self, embedded: Tensor, numbers: Tensor) -> Tensor:
-        """(B, F, D) embedded ids and (B, K) numbers of the whole row to (B, out)."""
-        mine = pick(numbers, self.numbers)
-        deep = self.deep(torch.cat([pick(embedded, self.ids), mine], dim=1))
-        return torch.cat([deep[:, :-1], deep[:, -1:] + mine @ self.wide], dim=1)
+    def forward(self, embedded: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The vector (B, out - 1) and the bias (B,)."""
+        deep = self.deep(torch.cat([embedded, numbers], dim=1))
+        return deep[:, :-1], (deep[:, -1:] + numbers @ self.wide).squeeze(1)
 
 
 class TwoTower(nn.Module):
-    """``user . item / sqrt(out) + bias(user) + bias(item) + context``.
+    """``user . item / sqrt(tower_dimension) + bias(user) + bias(item) + context``.
 
     User and item vectors depend on their own features only, so they can be computed apart and looked up
     at serving time.  Features of the moment, and of a user with an item's attribute, belong to neither
@@ -52,8 +38,8 @@ class TwoTower(nn.Module):
 
     Args:
         table_rows: rows of the fused embedding table.
-        id_owners: whom each id column describes (F,).
-        number_owners: whom each numeric column describes (K,).
+        ids: how many id columns describe user, item and context, which stand in this order (F in all).
+        numbers: the same of the numeric columns (K in all).
         dimension: numbers per embedded id, D.
         hidden: widths of each tower's hidden layers.
         tower_dimension: numbers per user or item vector.
@@ -64,8 +50,8 @@ class TwoTower(nn.Module):
         self,
         *,
         table_rows: int,
-        id_owners: Sequence[Owner],
-        number_owners: Sequence[Owner],
+        ids: Sequence[int],
+        numbers: Sequence[int],
         dimension: int,
         hidden: tuple[int, ...],
         tower_dimension: int,
@@ -74,26 +60,24 @@ class TwoTower(nn.Module):
         super().__init__()
         self.embedding = fused_embedding(table_rows, dimension)
 
-        def tower(owner: Owner, hidden: tuple[int, ...], out: int) -> Tower:
+        def tower(side: int, hidden: tuple[int, ...], out: int) -> Tower:
             return Tower(
-                ids=places(id_owners, owner),
-                numbers=places(number_owners, owner),
-                dimension=dimension,
-                hidden=hidden,
-                out=out,
-                dropout=dropout,
+                ids=ids[side], numbers=numbers[side], dimension=dimension, hidden=hidden, out=out, dropout=dropout
             )
 
-        self.user = tower(Owner.USER, hidden, tower_dimension + 1)
-        self.item = tower(Owner.ITEM, hidden, tower_dimension + 1)
-        described = Owner.CONTEXT in (*id_owners, *number_owners)
-        self.context = tower(Owner.CONTEXT, hidden[-1:], 1) if described else None
+        self.user = tower(0, hidden, tower_dimension + 1)
+        self.item = tower(1, hidden, tower_dimension + 1)
+        self.context = tower(2, hidden[-1:], 1) if ids[2] + numbers[2] else None
         self.scale = 1 / math.sqrt(tower_dimension)
+        self._embedded_widths = [count * dimension for count in ids]
+        self._number_widths = list(numbers)
 
     def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
         """(B, F) int64 table rows and (B, K) float32 to (B,) logits."""
-        embedded = self.embedding(ids)
-        user, item = self.user(embedded, numbers), self.item(embedded, numbers)
-        affinity = (user[:, :-1] * item[:, :-1]).sum(1) * self.scale
-        logits: Tensor = affinity + user[:, -1] + item[:, -1]
-        return logits if self.context is None else logits + self.context(embedded, numbers)[:, -1]
+        # One split has one backward; three slices would each fill a gradient of the full width.
+        embedded = torch.split(self.embedding(ids).flatten(1), self._embedded_widths, dim=1)
+        known = torch.split(numbers, self._number_widths, dim=1)
+        user, user_bias = self.user(embedded[0], known[0])
+        item, item_bias = self.item(embedded[1], known[1])
+        logits: Tensor = (user * item).sum(1) * self.scale + user_bias + item_bias
+        return logits if self.context is None else logits + self.context(embedded[2], known[2])[1]

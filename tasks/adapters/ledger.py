@@ -13,7 +13,8 @@ from pydantic import AwareDatetime, ValidationError
 from ranking.errors import RegistryError, StaleChampion, UnknownModel
 from ranking.results import LedgerEntry, Operation
 from ranking.values import Value, canonical_json
-from tasks.adapters.mlflow_store import Store, answered, open_store
+from tasks.adapters.mlflow_errors import answered
+from tasks.adapters.mlflow_store import Store, open_store
 
 LONGEST_ENTRY = 6000
 """Characters of one entry; MLflow cuts longer parameters silently."""

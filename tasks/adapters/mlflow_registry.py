@@ -7,16 +7,18 @@ import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranking.errors import BundleError, RegistryError, RegistryUnavailable, StorageError, TamperedBundle, UnknownModel
 from ranking.results import Evidence, ModelRef, Snapshot, Training, Window
 from ranking.values import canonical_json
+from tasks.adapters.mlflow_errors import answered
 from tasks.adapters.mlflow_package import BUNDLE_FOLDER, Contents, package_digest, write_package
-from tasks.adapters.mlflow_store import Store, answered
+from tasks.adapters.mlflow_store import Store
+from tasks.adapters.mlflow_tracking import evidence_metrics, log_curves, log_inputs, log_metrics
 from tasks.adapters.registry import CHAMPION, TAG
 from tasks.adapters.storage import temporary_folder
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 _EVIDENCE_FOLDER = "evidence"
 _NEWEST_EVIDENCE = "newest.json"
-_DATASET_DIGEST_LENGTH = 36  # MLflow keeps no more; the whole fingerprint is in the tags
 
 
 class MlflowRegistry:
@@ -55,6 +56,8 @@ class MlflowRegistry:
 
         The version is created last: whatever fails before leaves no version behind, only a failed run.
         """
+        from mlflow.exceptions import MlflowException
+
         from ranking.bundle import Bundle
 
         bundle = Bundle.load(bundle_folder, expected_digest=training.digest)
@@ -66,14 +69,16 @@ class MlflowRegistry:
             run = self._client.create_run(experiment, run_name=f"{training.architecture} {training.digest[:8]}")
             run_id = run.info.run_id
             try:
-                self._log_inputs(run_id, training, snapshot, tags)
+                log_inputs(self._client, run_id, training, snapshot, tags)
                 contents = Contents(bundle_folder, bundle, training.digest, sample)
                 model, package = self._log_model(experiment, run_id, contents)
-                self._log_curves(run_id, model.model_id, training)
+                log_curves(self._client, run_id, model.model_id, training)
                 self._attach(run_id, files)
                 self._client.set_terminated(run_id, "FINISHED")
             except BaseException:
-                self._client.set_terminated(run_id, "FAILED")
+                # If this fails too, the run stays "running": the first error is the one to tell.
+                with suppress(MlflowException):
+                    self._client.set_terminated(run_id, "FAILED")
                 raise
             facts = {"package_digest": package, "model_id": model.model_id}
             own = _version_tags(training, snapshot, request) | facts
@@ -158,7 +163,7 @@ class MlflowRegistry:
         # From our tag: a version whose source is a path, and not models:/…, has no model_id of its own.
         model_id = self.tags(ref).get("model_id")
         with answered(self.tracking_uri):
-            self._log_metrics(ref.run_id, model_id, _evidence_metrics(evidence))
+            log_metrics(self._client, ref.run_id, model_id, evidence_metrics(evidence))
 
     def evidence(self, ref: ModelRef, digest: str | None = None) -> Evidence | None:
         """See :meth:`Registry.evidence`."""
@@ -214,33 +219,6 @@ class MlflowRegistry:
                 if not token:
                     return found
 
-    def _log_inputs(self, run_id: str, training: Training, snapshot: Snapshot, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-
-        dataset = Dataset(
-            name="snapshot",
-            # MLflow's own digest of a frame looks at its first 10,000 rows only.
-            digest=snapshot.fingerprint[:_DATASET_DIGEST_LENGTH],
-            source_type="feedloop",
-            source=canonical_json({"uri": snapshot.uri}),
-            profile=snapshot.model_dump_json(include={"rows", "users", "items", "positives"}),
-        )
-        context = [InputTag("mlflow.data.context", "training"), InputTag("fingerprint", snapshot.fingerprint)]
-        self._client.log_inputs(run_id, [DatasetInput(dataset, context)])
-        left_out = {"epochs", "learnt", "digest"}
-        params = training.model_dump(mode="json", exclude=left_out) | {
-            "learnt_from": training.learnt.start.isoformat(),
-            "learnt_until": training.learnt.end.isoformat(),
-            "fingerprint": snapshot.fingerprint,
-            "bundle_digest": training.digest,
-        }
-        commit = tags.get("git_commit")
-        self._client.log_batch(
-            run_id,
-            params=[Param(key, str(value)) for key, value in params.items()],
-            tags=[RunTag("mlflow.source.git.commit", commit)] if commit else [],
-        )
-
     def _log_model(self, experiment: str, run_id: str, contents: Contents) -> "tuple[LoggedModel, str]":
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
@@ -254,22 +232,6 @@ class MlflowRegistry:
             package = write_package(folder / "model", contents, described)
             self._client.log_model_artifacts(logged.model_id, str(folder / "model"))
         return self._client.finalize_logged_model(logged.model_id, "READY"), package
-
-    def _log_curves(self, run_id: str, model_id: str, training: Training) -> None:
-        values = []
-        for epoch in training.epochs:
-            measured = epoch.model_dump(exclude={"number"}, exclude_none=True)
-            values += [(name, value, epoch.number) for name, value in measured.items()]
-        values.append(("rows_per_second", training.rows_per_second, 0))
-        self._log_metrics(run_id, model_id, values)
-
-    def _log_metrics(self, run_id: str, model_id: str | None, values: list[tuple[str, float, int]]) -> None:
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        metrics = [Metric(name, value, now, step, model_id=model_id) for name, value, step in values]
-        for start in range(0, len(metrics), 1000):  # MLflow takes no more at once
-            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
     def _attach(self, run_id: str, files: Mapping[str, Path]) -> None:
         with temporary_folder() as folder:
@@ -363,13 +325,3 @@ def _ref(version: "ModelVersion") -> ModelRef:
         digest=tags.get(f"{TAG}digest", ""),
         learnt=Window.model_validate({"start": start, "end": end}) if start and end else None,
     )
-
-
-def _evidence_metrics(evidence: Evidence) -> list[tuple[str, float, int]]:
-    values = []
-    for metric in evidence.comparison.metrics:
-        for side in ("champion", "challenger", "difference"):
-            estimate = getattr(metric, side)
-            if estimate is not None:
-                values.append((f"{side}_{metric.name}", estimate.value, 0))
-    return values

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its tables and files: opened safely, with every MLflow error translated here.
+"""Where MLflow keeps its tables and files: opened safely.
 
 Importing this module does not import MLflow (it takes seconds); :func:`open_store` does.
 """
@@ -6,14 +6,14 @@ Importing this module does not import MLflow (it takes seconds); :func:`open_sto
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ranking.errors import FeedloopError, RegistryError, RegistryUnavailable, StorageError, UnknownModel
+from ranking.errors import RegistryError, RegistryUnavailable, StorageError
+from tasks.adapters.mlflow_errors import SQLITE, answered, shown, sqlite_path, unanswered, unusable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +38,6 @@ ENVIRONMENT = {
 DATABASE_NAME = "mlflow.db"
 CREATE_TIMEOUT_SECONDS = 120.0
 CONNECT_TIMEOUT_SECONDS = 10
-_SQLITE = "sqlite:///"
 _SQLITE_HEADER = b"SQLite format 3\x00"
 
 
@@ -99,7 +98,7 @@ def open_store(tracking_uri: str | None, workspace: Path) -> Store:
         StorageError: the folder or file cannot be written.
     """
     workspace = workspace.absolute()
-    uri = tracking_uri or f"{_SQLITE}{workspace / DATABASE_NAME}"
+    uri = tracking_uri or f"{SQLITE}{workspace / DATABASE_NAME}"
     prepare_environment()
     remote = urlsplit(uri).scheme in ("http", "https", "databricks")
     if remote:
@@ -134,13 +133,6 @@ def _prepare_database(uri: str, artifact_root: Path) -> None:
         _check_connection(uri)
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """The file behind an SQLite URI; None for any other store."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return Path(uri.removeprefix(_SQLITE).split("?")[0]).absolute()
-
-
 def create_sqlite(path: Path, artifact_root: Path) -> None:
     """Create an MLflow database at ``path`` unless there is one.
 
@@ -164,8 +156,8 @@ def create_sqlite(path: Path, artifact_root: Path) -> None:
             # Left behind by a process that was killed: the lock says that nobody works on it.
             for leftover in path.parent.glob(f"{unfinished.name}*"):
                 leftover.unlink()
-            with answered(f"{_SQLITE}{unfinished}"):
-                _create_tables(f"{_SQLITE}{unfinished}", artifact_root)
+            with answered(f"{SQLITE}{unfinished}"):
+                _create_tables(f"{SQLITE}{unfinished}", artifact_root)
             os.replace(unfinished, path)
     except Timeout as error:
         raise StorageError(
@@ -198,25 +190,18 @@ def _check_sqlite(path: Path) -> None:
         with path.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))
         if header != _SQLITE_HEADER:
-            raise RegistryError(_broken(path, "it is not an SQLite file"))
+            raise RegistryError(unusable(path, "it is not an SQLite file"))
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20)) as connection:
             connection.execute("SELECT version_num FROM alembic_version").fetchone()
             connection.execute("SELECT experiment_id FROM experiments LIMIT 1").fetchone()
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise RegistryUnavailable(f"The MLflow database {path} is locked by another process. Try again.") from error
-        raise RegistryError(_broken(path, str(error))) from error
+        raise RegistryError(unusable(path, str(error))) from error
     except sqlite3.DatabaseError as error:
-        raise RegistryError(_broken(path, str(error))) from error
+        raise RegistryError(unusable(path, str(error))) from error
     except OSError as error:
         raise StorageError(f"The MLflow database {path} cannot be read: {error}. Check its permissions.") from error
-
-
-def _broken(path: Path, why: str) -> str:
-    return (
-        f"{path} is not a usable MLflow database: {why}. Restore it from a backup; "
-        "moving it away starts a new registry without the models and the history of this one."
-    )
 
 
 def _check_connection(uri: str) -> None:
@@ -232,84 +217,9 @@ def _check_connection(uri: str) -> None:
         finally:
             engine.dispose()
     except sqlalchemy.exc.OperationalError as error:
-        raise RegistryUnavailable(_unavailable(uri, str(error.orig))) from error
+        raise RegistryUnavailable(unanswered(uri, str(error.orig))) from error
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise RegistryError(
             f"{shown(uri)} is not a tracking URI that works here: {error}. Set registry.tracking_uri to a server "
             "(http://…), an SQLite file (sqlite:////…) or a database (postgresql+psycopg://…)."
         ) from error
-
-
-@contextmanager
-def answered(uri: str) -> Iterator[None]:
-    """Translate what MLflow and the libraries under it raise.  The only place that does.
-
-    Raises:
-        RegistryUnavailable: no answer, or "try again later".
-        UnknownModel: it answered that there is no such thing.
-        StorageError: a file cannot be written.
-        RegistryError: any other "no".
-    """
-    import requests
-    import sqlalchemy
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except FeedloopError:
-        raise
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise _translated(uri, error) from error
-    except requests.RequestException as error:
-        raise RegistryUnavailable(_unavailable(uri, str(error))) from error
-    except OSError as error:
-        raise StorageError(f"A file of the model registry cannot be read or written: {error}.") from error
-
-
-_FILE_TROUBLE = ("readonly database", "database or disk is full", "disk I/O error", "unable to open database file")
-_NO_TABLES = ("no such table", "file is not a database", "database disk image is malformed")
-_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-_NO_ANSWER = ("API request to", "Max retries exceeded", "timed out")
-
-
-def _translated(uri: str, error: Exception) -> FeedloopError:
-    text = str(error)
-    code = getattr(error, "error_code", "TEMPORARILY_UNAVAILABLE")
-    path = sqlite_path(uri)
-    if path is not None and any(sign in text for sign in _NO_TABLES):
-        return RegistryError(_broken(path, _first_line(text)))
-    if path is not None and any(sign in text for sign in _FILE_TROUBLE):
-        return StorageError(
-            f"The MLflow database {path} cannot be written: {_first_line(text)}. Check space and permissions."
-        )
-    if code in _NOT_THERE:
-        return UnknownModel(f"{shown(uri)} answered: {_first_line(text)}")
-    if code in ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED") or (
-        code == "INTERNAL_ERROR" and any(sign in text for sign in _NO_ANSWER)
-    ):
-        return RegistryUnavailable(_unavailable(uri, _first_line(text)))
-    if code in ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"):
-        return RegistryError(
-            f"{shown(uri)} refused the request: {_first_line(text)}. "
-            "Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that user's permissions."
-        )
-    return RegistryError(f"{shown(uri)} answered with {code}: {_first_line(text)}")
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n")[0][:500]
-
-
-def _unavailable(uri: str, why: str) -> str:
-    return (
-        f"The model registry at {shown(uri)} did not answer: {_first_line(why)}. Nothing was decided; "
-        "check that it runs, and that registry.tracking_uri is right."
-    )
-
-
-def shown(uri: str) -> str:
-    """A URI for people: without the password."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@")

@@ -68,7 +68,7 @@ def published(folder: Path, uri: str) -> str:
             if filesystem.exists(half_written):
                 filesystem.rm(half_written, recursive=True)
     except (OSError, ImportError) as error:
-        raise StorageError(f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights.") from error
+        raise StorageError(f"{uri} cannot be written: {error}. Check the setting workspace and its rights.") from error
     return uri
 
 

@@ -53,6 +53,13 @@ class Warehouse(Protocol):
             StorageError: the place cannot be written or is full; then nothing is left there.
         """
 
+    def stage(self, rows: "ir.Table") -> "ir.Table":
+        """Evaluate an expression now and keep the result until the engine is closed, on disk rather than in memory.
+
+        Raises:
+            StorageError: there is no room for it.
+        """
+
     def guard(self, uri: str) -> "AbstractContextManager[None]":
         """Translate the engine's errors while expressions over ``uri`` are evaluated in the block.
 
@@ -94,9 +101,8 @@ class DuckDBWarehouse:
         import duckdb
         import ibis
 
-        base = options.get("temp_directory") or tempfile.gettempdir()
-        # DuckDB makes the folder when it first spills and removes it on close; its own default is the working folder.
-        self._scratch = Path(base) / f"feedloop-duckdb-{uuid.uuid4().hex}"
+        # A folder of its own, so that close() can remove it; DuckDB's default is the working folder.
+        self._scratch = _scratch_folder(options.get("temp_directory"))
         config: dict[str, Any] = {
             **options,
             "temp_directory": str(self._scratch),
@@ -132,11 +138,19 @@ class DuckDBWarehouse:
         with _written(filesystem, path, uri) as part:
             self._copy(query, part, uri)
 
+    def stage(self, rows: "ir.Table") -> "ir.Table":
+        """See :meth:`Warehouse.stage`."""
+        file = str(self._scratch / f"stage-{uuid.uuid4().hex}.parquet")
+        self.write(rows, file)
+        return self.read(file)
+
     def _copy(self, query: str, part: Path, uri: str) -> None:
         import duckdb
 
         try:
-            self._backend.raw_sql(f"COPY ({query}) TO {_quoted(str(part))} (FORMAT parquet, COMPRESSION zstd)")
+            # Without a temporary file of DuckDB's own: it stays behind when the query fails.
+            how = "FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false"
+            self._backend.raw_sql(f"COPY ({query}) TO {_quoted(str(part))} ({how})")
         except duckdb.IOException as error:
             # A corrupt source fails here as well; only what concerns the target is a failure to write.
             if str(part) in str(error):
@@ -318,6 +332,15 @@ def _duckdb_options(url: str) -> dict[str, str]:
             f"Options: {', '.join(DUCKDB_OPTIONS)}, as in duckdb://?memory_limit=2GB&threads=2."
         )
     return options
+
+
+def _scratch_folder(base: str | None) -> Path:
+    folder = Path(base or tempfile.gettempdir()) / f"feedloop-duckdb-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made: {error}. Name another temp_directory in data.warehouse.") from error
+    return folder
 
 
 def _quoted(text: str) -> str:

@@ -55,4 +55,6 @@ def test_other_names_for_the_roles_are_understood() -> None:
 
 def test_a_role_that_nothing_looks_like_is_an_error_that_lists_the_columns() -> None:
     with pytest.raises(MissingColumn, match=r"looks like the label.*a \(text\)"):
-        guess_roles([Column("user_id", "text", 9), Column("item_id", "text", 9), Column("t", "time", 9), Column("a", "text", 9)])
+        guess_roles(
+            [Column("user_id", "text", 9), Column("item_id", "text", 9), Column("t", "time", 9), Column("a", "text", 9)]
+        )

@@ -37,7 +37,9 @@ def parent(proof: Evidence, knobs: ApprovalKnobs) -> Approval:
     return gate(proof, knobs)
 
 
-def while_paused(act: Callable[[Any, FlowRun], Any], proof: Evidence, knobs: ApprovalKnobs = ASK) -> tuple[Approval, Any]:
+def while_paused(
+    act: Callable[[Any, FlowRun], Any], proof: Evidence, knobs: ApprovalKnobs = ASK
+) -> tuple[Approval, Any]:
     """Run the gate as a subflow; once it pauses, let ``act`` do what a person would."""
     stop = threading.Event()
 
@@ -86,7 +88,9 @@ def test_somebody_at_hand_is_asked_instead_of_pausing(proof: Evidence) -> None:
 
     def at_hand(shown: Evidence, now: Any) -> Approval:
         seen.append(shown)
-        return Approval(approved=True, approver="eve", reason="yes", channel="terminal", evidence_digest=shown.digest, at=now)
+        return Approval(
+            approved=True, approver="eve", reason="yes", channel="terminal", evidence_digest=shown.digest, at=now
+        )
 
     with answered_by(at_hand):
         approval = parent(proof, ASK)

@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -14,7 +13,7 @@ from tests.ranking.small_log import click_log, specification
 
 
 def vocabulary(column: pa.Array, min_count: int = 1) -> Vocabulary:
-    return encoder_of(column, min_count).vocabularies[2]
+    return encoder_of(column, min_count).vocabularies[-1]
 
 
 def encoder_of(column: pa.Array, min_count: int = 1, numeric: bool = False) -> Encoder:
@@ -150,11 +149,11 @@ def test_columns_are_offset_into_one_table_without_overlap():
         assert column.max() < end
 
 
-def test_owners_name_every_encoded_column():
+def test_columns_stand_grouped_by_owner_and_owners_name_each_of_them():
     log = click_log()
     encoder = fit_encoder(log, specification(log))
     columns = encoder.encode(log)
-    assert encoder.id_owners == (Owner.USER, Owner.ITEM, Owner.USER, Owner.ITEM, Owner.CONTEXT)
+    assert encoder.id_owners == (Owner.USER, Owner.USER, Owner.ITEM, Owner.ITEM, Owner.CONTEXT)
     assert len(encoder.number_owners) == columns.numbers.shape[1]
     assert encoder.number_owners == (Owner.USER, Owner.USER, Owner.ITEM)  # the age has an indicator
 
@@ -208,6 +207,6 @@ def test_pandas_text_and_chunks_are_read_like_arrow_text():
     log = click_log()
     encoder = fit_encoder(log, specification(log))
     chunked = pa.concat_tables([log.slice(0, 10), log.slice(10)])
-    from_pandas = pa.Table.from_pandas(pd.DataFrame(log.to_pandas()), preserve_index=False)
+    from_pandas = pa.Table.from_pandas(log.drop_columns(["timestamp"]).to_pandas(), preserve_index=False)
     np.testing.assert_array_equal(encoder.encode(chunked).ids, encoder.encode(log).ids)
     np.testing.assert_array_equal(encoder.encode(from_pandas).ids, encoder.encode(log).ids)

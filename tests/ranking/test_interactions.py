@@ -50,7 +50,9 @@ def changed(column: str, values: object) -> Callable[[pd.DataFrame], pd.DataFram
     def change(frame: pd.DataFrame) -> pd.DataFrame:
         result = frame.copy()
         if isinstance(values, dict):
-            result[column] = result[column].astype(object if isinstance(next(iter(values.values())), str) else result[column].dtype)
+            result[column] = result[column].astype(
+                object if isinstance(next(iter(values.values())), str) else result[column].dtype
+            )
             for row, value in values.items():
                 result.loc[row, column] = value
         else:
@@ -67,22 +69,42 @@ def test_a_good_log_passes() -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (changed("user_id", np.linspace(0, 1, 100)), ["'user_id'", "data.columns.user", "float64", "all 100 rows", "whole numbers"]),
+        (
+            changed("user_id", np.linspace(0, 1, 100)),
+            ["'user_id'", "data.columns.user", "float64", "all 100 rows", "whole numbers"],
+        ),
         (changed("timestamp", ["2026-01-02"] * 100), ["'timestamp'", "string", "pandas.to_datetime", "'2026-01-02'"]),
         (changed("click", ["yes"] * 100), ["'click'", "string", "0 or 1", "'yes'"]),
         (changed("item_price", ["cheap"] * 100), ["'item_price'", "a feature", "list it as categorical"]),
         (changed("user_device", np.linspace(0, 1, 100)), ["'user_device'", "list it as numeric"]),
-        (changed("item_id", {3: None, 4: None, 5: None, 6: None}), ["'item_id' is null in 4 of 100 rows", "request_id: 3", "request_id: 5"]),
-        (changed("click", np.where(np.arange(100) < 3, np.nan, np.arange(100) % 2)), ["'click' is null in 3 of 100 rows"]),
+        (
+            changed("item_id", {3: None, 4: None, 5: None, 6: None}),
+            ["'item_id' is null in 4 of 100 rows", "request_id: 3", "request_id: 5"],
+        ),
+        (
+            changed("click", np.where(np.arange(100) < 3, np.nan, np.arange(100) % 2)),
+            ["'click' is null in 3 of 100 rows"],
+        ),
         (changed("click", {1: 2, 2: -1}), ["'click' is neither 0 nor 1 in 2 of 100 rows", "click: 2", "click: -1"]),
-        (changed("click", np.where(np.arange(100) == 7, 0.5, np.arange(100) % 2)), ["'click' is neither 0 nor 1 in 1 of 100 rows", "click: 0.5"]),
+        (
+            changed("click", np.where(np.arange(100) == 7, 0.5, np.arange(100) % 2)),
+            ["'click' is neither 0 nor 1 in 1 of 100 rows", "click: 0.5"],
+        ),
         (changed("click", 1), ["'click' is 1 in all 100 rows", "one class"]),
         (changed("click", 0), ["'click' is 0 in all 100 rows", "one class"]),
-        (changed("timestamp", pd.date_range(NOW + timedelta(hours=1), periods=100, freq="h")), ["'timestamp' lies in the future", "100 of 100 rows", "time zone"]),
-        (lambda frame: pd.concat([frame, frame.head(4)]), ["4 of 104 rows repeat the key (user_id, item_id, timestamp, request_id)", "request_id: 0"]),
+        (
+            changed("timestamp", pd.date_range(NOW + timedelta(hours=1), periods=100, freq="h")),
+            ["'timestamp' lies in the future", "100 of 100 rows", "time zone"],
+        ),
+        (
+            lambda frame: pd.concat([frame, frame.head(4)]),
+            ["4 of 104 rows repeat the key (user_id, item_id, timestamp, request_id)", "request_id: 0"],
+        ),
     ],
 )
-def test_a_bad_log_is_refused_with_column_count_and_examples(damage: Callable[[pd.DataFrame], pd.DataFrame], says: list[str]) -> None:
+def test_a_bad_log_is_refused_with_column_count_and_examples(
+    damage: Callable[[pd.DataFrame], pd.DataFrame], says: list[str]
+) -> None:
     with pytest.raises(InvalidInteractions) as caught:
         check(damage(log()))
     message = str(caught.value)
@@ -98,7 +120,12 @@ def test_all_broken_rules_are_told_at_once_and_a_missing_label_only_once() -> No
     with pytest.raises(InvalidInteractions) as caught:
         check(pd.concat([frame, frame.tail(1)]))
     message = str(caught.value)
-    for words in ("'item_id' is null in 1", "'click' is null in 1", "'click' is neither 0 nor 1 in 1", "1 of 101 rows repeat"):
+    for words in (
+        "'item_id' is null in 1",
+        "'click' is null in 1",
+        "'click' is neither 0 nor 1 in 1",
+        "1 of 101 rows repeat",
+    ):
         assert words in message
 
 

@@ -41,7 +41,9 @@ def test_immature_labels_belong_to_nobody_and_the_larger_of_delay_and_maturity_c
     assert split.holdout.end == at(90)
     assert split.train_rows + split.validation_rows + split.holdout_rows == 90
     longer = KNOBS.model_copy(update={"label_maturity_hours": 20.0})
-    assert split_by_time(times(list(range(100))), cutoff=at(100), knobs=longer, label_delay_hours=10).holdout.end == at(80)
+    assert split_by_time(times(list(range(100))), cutoff=at(100), knobs=longer, label_delay_hours=10).holdout.end == at(
+        80
+    )
 
 
 def test_the_gap_is_left_out_between_learning_and_holdout() -> None:

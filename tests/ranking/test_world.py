@@ -45,7 +45,9 @@ def test_exploration_shows_requests_in_an_order_the_ranker_did_not_choose() -> N
     ranker = lambda rows: -rows["item_id"].to_numpy(dtype=float)  # noqa: E731 (a ranker by item number)
     greedy = World(SMALL.model_copy(update={"exploration_share": 0.0})).day(1, ranker)
     mixed = World(SMALL.model_copy(update={"exploration_share": 0.5})).day(1, ranker)
-    ordered = [day.groupby("request_id")["item_id"].apply(lambda ids: ids.is_monotonic_increasing) for day in (greedy, mixed)]
+    ordered = [
+        day.groupby("request_id")["item_id"].apply(lambda ids: ids.is_monotonic_increasing) for day in (greedy, mixed)
+    ]
     assert ordered[0].all()
     assert 0.3 < ordered[1].mean() < 0.7
 

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ranking.errors import RegistryError, RegistryUnavailable, StaleChampion
 from ranking.results import LedgerEntry, Operation
 from tasks.adapters.ledger import LONGEST_ENTRY, Draft, Ledger, chained, open_ledger, read_chain, written
-from tests.tasks.tiny_models import NAME, NOW
+from tests.tasks.mlflow_server import mlflow_server
+from tests.tasks.tiny_models import NAME, NOW, with_database
 
 Opener = Callable[[], Ledger]
 
@@ -107,24 +108,28 @@ class LedgerContract:
         assert opener().verify() == ()
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A fresh MLflow database, made once."""
-    workspace = tmp_path_factory.mktemp("fresh")
-    open_ledger(None, NAME, workspace)
-    return (workspace / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
-def workspace(database: bytes, tmp_path: Path) -> Path:
-    (tmp_path / "mlflow.db").write_bytes(database)
-    return tmp_path
+def workspace(tmp_path: Path) -> Path:
+    return with_database(tmp_path)
 
 
 class TestMlflowLedger(LedgerContract):
     @pytest.fixture
     def opener(self, workspace: Path) -> Opener:
         return lambda: open_ledger(None, NAME, workspace)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
+        yield uri
+
+
+@pytest.mark.slow
+class TestMlflowLedgerBehindAServer(LedgerContract):
+    @pytest.fixture
+    def opener(self, server: str, tmp_path: Path) -> Opener:
+        return lambda: open_ledger(server, f"model-{tmp_path.name}", tmp_path)
 
 
 _RACER = """
@@ -181,7 +186,7 @@ def test_an_entry_edited_in_the_database_is_found_and_named(workspace: Path, num
     ledger = _three_entries(workspace)
     with closing(_stored(workspace)) as connection, connection:
         connection.execute(
-            "UPDATE params SET value = replace(value, '\"actor\":\"ada\"', '\"actor\":\"eve\"') WHERE key = ?",
+            'UPDATE params SET value = replace(value, \'"actor":"ada"\', \'"actor":"eve"\') WHERE key = ?',
             (f"{number:08d}",),
         )
     assert f"entry {number} was edited" in ledger.verify()[0]

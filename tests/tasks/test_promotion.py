@@ -21,6 +21,7 @@ from ranking.errors import (
     RollbackError,
     StaleChampion,
     TamperedBundle,
+    UnknownModel,
 )
 from ranking.results import Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion, Rollback
 from settings.effects import RegistryKnobs
@@ -31,13 +32,14 @@ from tasks.adapters.serving_check import verify_bundle, verify_serving
 from tasks.promotion import decline, promote, reconcile, serving
 from tasks.rollback import rollback
 from tasks.succession import back_to, quarantined, served, serving_version
-from tests.tasks.tiny_models import NAME, NOW, Shop, approval_of, evidence_about, open_shop
+from tests.tasks.mlflow_server import mlflow_server
+from tests.tasks.tiny_models import NAME, NOW, Shop, approval_of, evidence_about, open_shop, with_database
 
 
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with four registered versions, made once."""
-    shop = open_shop(tmp_path_factory.mktemp("stocked"))
+    shop = open_shop(with_database(tmp_path_factory.mktemp("stocked")))
     for seed in (1, 2, 3, 4):
         shop.register(seed)
     return shop.workspace
@@ -95,13 +97,16 @@ def back(shop: Shop, to: str | None = None, *, forced: bool = False, reason: str
     return rollback(shop.registry, shop.ledger, to=to, reason=reason, actor="grace", now=NOW, forced=forced)
 
 
+def package_folder(shop: Shop, version: str) -> Path:
+    from mlflow import MlflowClient
+
+    return Path(MlflowClient(shop.registry.tracking_uri).get_model_version_download_uri(NAME, version))
+
+
 @contextmanager
 def spoiled(shop: Shop, version: str, file: str = "model.safetensors") -> Iterator[None]:
     """Overwrite bytes of a version behind everybody's back, as anyone with write access can."""
-    from mlflow import MlflowClient
-
-    root = Path(MlflowClient(shop.registry.tracking_uri).get_model_version_download_uri(NAME, version))
-    (path,) = root.rglob(file)
+    (path,) = package_folder(shop, version).rglob(file)
     content = path.read_bytes()
     path.write_bytes(content[:-3] + bytes(255 - byte for byte in content[-3:]))
     try:
@@ -202,7 +207,7 @@ class TestPromote:
         put(shop, 1)
         with pytest.raises(PromotionRefused, match="evidence is about version 2"):
             push(shop, third, first, evidence_about(second, first))
-        with pytest.raises(PromotionRefused, match="compares version 3 .* with no champion"):
+        with pytest.raises(PromotionRefused, match=r"compares version 3 .* with no champion"):
             push(shop, third, first, evidence_about(third, None))
 
     def test_an_approval_is_for_a_pair_so_another_champion_in_between_stops_it(self, shop: Shop) -> None:
@@ -253,12 +258,18 @@ class TestCleanProcess:
 
         monkeypatch.setattr(promotions, "verify_serving", verify_serving)
         monkeypatch.setattr(serving_check, "_CHILD", "raise SystemExit('ModuleNotFoundError: no torch here')")
-        with pytest.raises(BundleError, match="does not load in a clean process by MLflow alone.*no torch here"):
+        with pytest.raises(BundleError, match=r"does not load in a clean process by MLflow alone.*no torch here"):
             put(shop, 1)
         assert shop.ledger.head() is None
 
-    @pytest.mark.parametrize(("scores", "sentence"), [("[0.5] * 32", "differs by"), ("[0.5]", "gave 1 scores for 32 rows"),
-                                                      ("[float('nan')] * 32", "differs by nan")])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("scores", "sentence"),
+        [
+            ("[0.5] * 32", "differs by 0"),
+            ("[0.5]", "gave 1 scores for 32 rows"),
+            ("[float('nan')] * 32", "differs by nan"),
+        ],
+    )
     def test_a_version_that_answers_otherwise_than_in_training_is_refused(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch, scores: str, sentence: str
     ) -> None:
@@ -287,7 +298,7 @@ class TestAdoption:
         assert back(shop).champion.version == "2"
 
     def test_a_version_from_somewhere_else_is_replaced_by_force_and_put_back_by_force(self, tmp_path: Path) -> None:
-        shop = open_shop(tmp_path)
+        shop = open_shop(with_database(tmp_path))
         stranger = foreign(shop)
         shop.registry.point("champion", stranger.version)
         assert serving(shop.registry, shop.ledger).learnt is None
@@ -376,7 +387,9 @@ class TestDecline:
         champion, challenger = put(shop, 1).champion, shop.registry.model("2")
         evidence = evidence_about(challenger, champion)
         approval = approval_of(evidence, approved=False).model_copy(update={"reason": "not on a Friday"})
-        entry = decline(shop.registry, shop.ledger, challenger=challenger, evidence=evidence, approval=approval, now=NOW)
+        entry = decline(
+            shop.registry, shop.ledger, challenger=challenger, evidence=evidence, approval=approval, now=NOW
+        )
         assert (entry.operation, entry.before, entry.after, entry.subject) == (Operation.DECLINE, "1", "1", "2")
         assert (entry.actor, entry.reason, entry.evidence_digest) == ("ada", "not on a Friday", evidence.digest)
         assert shop.registry.aliases() == {"champion": "1"}
@@ -411,7 +424,12 @@ class TestDecline:
 
         monkeypatch.setattr(shop.ledger, "append", slow_append)
         entry = decline(
-            shop.registry, shop.ledger, challenger=challenger, evidence=evidence, approval=approval_of(evidence), now=NOW
+            shop.registry,
+            shop.ledger,
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval_of(evidence),
+            now=NOW,
         )
         assert (entry.number, entry.after) == (3, "2")
 
@@ -472,21 +490,35 @@ class TestRollback:
             back(shop, to="1")
         assert shop.registry.aliases()["champion"] == "2"
 
-    def test_a_target_whose_bytes_and_tags_were_both_replaced_is_refused_by_the_ledgers_digest(
-        self, shop: Shop
+    def test_a_target_replaced_whole_with_its_tags_is_refused_by_the_digest_in_the_ledger(
+        self, shop: Shop, stocked: Path
     ) -> None:
         put(shop, 1)
         put(shop, 2)
-        shop.registry.annotate(shop.registry.model("1"), {"digest": "0" * 64})
-        shop.registry.annotate(shop.registry.model("1"), {"digest": shop.registry.model("3").digest})
-        assert shop.registry.model("1").digest == shop.registry.model("3").digest
-        assert back(shop).champion.version == "1", "the bytes are still those of the ledger"
+        theirs, target = package_folder(shop, "3"), package_folder(shop, "1")
+        kept = stocked / "kept"
+        shutil.copytree(target, kept)
+        tags = shop.registry.tags(shop.registry.model("3"))
+        forged = {name: tags[name] for name in ("digest", "package_digest")}
+        try:
+            shutil.rmtree(target)
+            shutil.copytree(theirs, target)
+            shop.registry.annotate(shop.registry.model("1"), forged)
+            verify_bundle(shop.registry, shop.registry.model("1"))  # the registry itself sees nothing
+            with pytest.raises(RollbackError, match=r"Version 1 was skipped: .* was expected"):
+                back(shop)
+        finally:
+            shutil.rmtree(target)
+            shutil.move(kept, target)
+        assert shop.registry.aliases()["champion"] == "2"
 
     def test_what_was_rolled_back_comes_back_only_by_force_with_a_reason(self, shop: Shop) -> None:
         put(shop, 1)
         put(shop, 2)
         back(shop)
-        with pytest.raises(PromotionRefused, match="taken out of service by grace on 2026-03-01 12:00 UTC: clicks fell"):
+        with pytest.raises(
+            PromotionRefused, match="taken out of service by grace on 2026-03-01 12:00 UTC: clicks fell"
+        ):
             put(shop, 2)
         with pytest.raises(RollbackError, match="itself taken out of service by grace"):
             back(shop, to="2")
@@ -585,14 +617,39 @@ class TestTasks:
             tasks.read_evidence.fn(shop.registry.model("4"), RegistryKnobs(), str(shop.workspace))
 
     def test_a_remote_workspace_needs_a_server(self) -> None:
-        with pytest.raises(FeedloopError, match="Set registry.tracking_uri"):
+        with pytest.raises(FeedloopError, match=r"Set registry\.tracking_uri"):
             tasks.champion_now(RegistryKnobs(), "memory://bucket/feedloop")
+
+
+@pytest.mark.slow
+def test_the_whole_life_of_a_champion_behind_a_real_server(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "worker").mkdir()
+    with mlflow_server(tmp_path / "server") as uri:
+        shop = open_shop(tmp_path / "worker", uri)
+        shop.register(1)
+        shop.register(2)
+        put(shop, 1)
+        assert put(shop, 2).previous.version == "1"
+        challenger = shop.registry.model("1")
+        evidence = evidence_about(challenger, shop.registry.model("2"))
+        shop.registry.record(challenger, evidence)
+        assert shop.registry.evidence(challenger) == evidence
+        assert back(shop).champion.version == "1"
+        assert shop.registry.aliases() == {"champion": "1"}
+        assert shop.ledger.verify() == ()
+        with pytest.raises(UnknownModel, match=r"Versions: 1, 2\. Aliases: champion \(version 1\)"):
+            shop.registry.model("3")
+    with pytest.raises(RegistryUnavailable, match="did not answer"):
+        serving(shop.registry, shop.ledger)
+    with pytest.raises(RegistryUnavailable, match="did not answer"):
+        shop.registry.download(challenger, tmp_path / "bundle")
 
 
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.tasks.tiny_models import NOW, approval_of, evidence_about, open_shop
+from tests.tasks.tiny_models import NOW, approval_of, evidence_about, open_shop, with_database
 from tasks import promotion
 from tasks.adapters.ledger import MlflowLedger
 from tasks.adapters.mlflow_registry import MlflowRegistry
@@ -654,5 +711,3 @@ def test_a_kill_at_any_step_leaves_one_champion_and_an_intact_chain(
     expected = {("promote", True): "2", ("promote", False): "1", ("rollback", True): "1", ("rollback", False): "2"}
     assert head.after == expected[operation, written] == after.registry.champion().version
     assert serving(after.registry, after.ledger).version == head.after
-
-

@@ -21,7 +21,8 @@ from ranking.errors import (
     TamperedBundle,
     UnknownModel,
 )
-from tasks.adapters.mlflow_store import ENVIRONMENT, open_store, shown
+from tasks.adapters.mlflow_errors import shown
+from tasks.adapters.mlflow_store import ENVIRONMENT, open_store
 from tasks.adapters.registry import open_registry
 from tests.tasks.tiny_models import (
     LEARNT,
@@ -33,21 +34,13 @@ from tests.tasks.tiny_models import (
     snapshot,
     tiny_bundle,
     training_of,
+    with_database,
 )
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A fresh MLflow database, made once."""
-    workspace = tmp_path_factory.mktemp("fresh")
-    open_store(None, workspace)
-    return (workspace / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
-def workspace(database: bytes, tmp_path: Path) -> Path:
-    (tmp_path / "mlflow.db").write_bytes(database)
-    return tmp_path
+def workspace(tmp_path: Path) -> Path:
+    return with_database(tmp_path)
 
 
 @pytest.fixture
@@ -140,7 +133,7 @@ class TestTrouble:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         start = time.monotonic()
-        with pytest.raises(RegistryUnavailable, match=rf"127\.0\.0\.1:{port} did not answer.*check that it runs"):
+        with pytest.raises(RegistryUnavailable, match=rf"127\.0\.0\.1:{port} did not answer.*Check that it runs"):
             open_registry(f"http://127.0.0.1:{port}", NAME, tmp_path)
         assert time.monotonic() - start < 30, "a bound on hanging, not a measurement of speed"
 

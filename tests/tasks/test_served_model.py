@@ -5,8 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +17,15 @@ import pytest
 from ranking.errors import TamperedBundle
 from tasks.adapters.mlflow_package import BUNDLE_FOLDER, copy_scoring_code, read_golden
 from tasks.adapters.serving_check import TOLERANCE
-from tests.tasks.tiny_models import Shop, open_shop, sample_rows, tiny_bundle
+from tests.tasks.mlflow_server import wait_for
+from tests.tasks.tiny_models import Shop, open_shop, sample_rows, tiny_bundle, with_database
 
 COLUMNS = ["user_id", "item_id", "age", "device"]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    shop = open_shop(tmp_path_factory.mktemp("workspace"))
+    shop = open_shop(with_database(tmp_path_factory.mktemp("workspace")))
     shop.registry.point("champion", shop.register(1).version)
     return shop
 
@@ -139,22 +138,11 @@ def server(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
             start_new_session=True,
         )
         try:
-            _wait_for(f"http://127.0.0.1:{port}/ping", process, folder / "log")
+            wait_for(f"http://127.0.0.1:{port}/ping", process, folder / "log")
             yield f"http://127.0.0.1:{port}"
         finally:
             os.killpg(process.pid, 15)
             process.wait(timeout=30)
-
-
-def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 (our own loopback server)
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.5)
-    raise AssertionError(log.read_text())
 
 
 def invoke(server: str, body: dict[str, Any]) -> list[float]:

@@ -1,7 +1,9 @@
 """Small real bundles, evidence about them, and an embedded registry: what the registry tests are made of."""
 
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from ranking.results import (
     Window,
 )
 from tasks.adapters.ledger import Ledger, open_ledger
+from tasks.adapters.mlflow_store import open_store
 from tasks.adapters.registry import Registry, open_registry
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -143,6 +146,19 @@ def approval_of(evidence: Evidence, *, approved: bool = True) -> Approval:
         evidence_digest=evidence.digest,
         at=NOW,
     )
+
+
+@cache
+def _fresh_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        open_store(None, Path(folder))
+        return (Path(folder) / "mlflow.db").read_bytes()
+
+
+def with_database(workspace: Path) -> Path:
+    """The workspace with a fresh MLflow database in it; making one takes seconds, so it is made once and copied."""
+    (workspace / "mlflow.db").write_bytes(_fresh_database())
+    return workspace
 
 
 @dataclass(frozen=True)

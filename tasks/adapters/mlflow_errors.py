@@ -1,0 +1,104 @@
+"""What MLflow and the libraries under it raise, translated once into feedloop's errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ranking.errors import FeedloopError, RegistryError, RegistryUnavailable, StorageError, UnknownModel
+
+SQLITE = "sqlite:///"
+
+
+@contextmanager
+def answered(uri: str) -> Iterator[None]:
+    """Translate what MLflow and the libraries under it raise.  The only place that does.
+
+    Raises:
+        RegistryUnavailable: no answer, or "try again later".
+        UnknownModel: it answered that there is no such thing.
+        StorageError: a file cannot be written.
+        RegistryError: any other "no".
+    """
+    import requests
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except FeedloopError:
+        raise
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise _translated(uri, error) from error
+    except (requests.RequestException, ConnectionError, TimeoutError) as error:
+        raise RegistryUnavailable(unanswered(uri, str(error))) from error
+    except OSError as error:
+        raise StorageError(f"A file of the model registry cannot be read or written: {error}.") from error
+
+
+_FILE_TROUBLE = ("readonly database", "database or disk is full", "disk I/O error", "unable to open database file")
+_NO_TABLES = ("no such table", "file is not a database", "database disk image is malformed")
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+_NO_ANSWER = ("API request to", "Max retries exceeded", "timed out")
+
+
+def _translated(uri: str, error: Exception) -> FeedloopError:
+    text = str(error)
+    password = urlsplit(uri).password
+    if password:  # the libraries put the whole address into their messages
+        text = text.replace(password, "***")
+    code = getattr(error, "error_code", "TEMPORARILY_UNAVAILABLE")
+    path = sqlite_path(uri)
+    if path is not None and any(sign in text for sign in _NO_TABLES):
+        return RegistryError(unusable(path, _first_line(text)))
+    if path is not None and any(sign in text for sign in _FILE_TROUBLE):
+        return StorageError(
+            f"The MLflow database {path} cannot be written: {_first_line(text)}. Check space and permissions."
+        )
+    if code in _NOT_THERE:
+        return UnknownModel(f"{shown(uri)} answered: {_first_line(text)}")
+    if code in ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED") or (
+        code == "INTERNAL_ERROR" and any(sign in text for sign in _NO_ANSWER)
+    ):
+        return RegistryUnavailable(unanswered(uri, _first_line(text)))
+    if code in ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"):
+        return RegistryError(
+            f"{shown(uri)} refused the request: {_first_line(text)}. "
+            "Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that user's permissions."
+        )
+    return RegistryError(f"{shown(uri)} answered with {code}: {_first_line(text)}")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n")[0][:500]
+
+
+def unanswered(uri: str, why: str) -> str:
+    """The sentence for a registry that did not answer."""
+    return (
+        f"The model registry at {shown(uri)} did not answer: {_first_line(why)} "
+        "Check that it runs, and that registry.tracking_uri is right; repeating is safe."
+    )
+
+
+def shown(uri: str) -> str:
+    """A URI for people: without the password."""
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    return uri.replace(f":{parts.password}@", ":***@")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind an SQLite URI; None for any other store."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(uri.removeprefix(SQLITE).split("?")[0]).absolute()
+
+
+def unusable(path: Path, why: str) -> str:
+    """The sentence for a database file that cannot be used."""
+    return (
+        f"{path} is not a usable MLflow database: {why}. Restore it from a backup; "
+        "moving it away starts a new registry without the models and the history of this one."
+    )

@@ -1,0 +1,303 @@
+"""The command line as a user meets it, on a real Prefect server and a real embedded registry."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deployments.cli import app
+from ranking.world import World, WorldKnobs, as_known_at
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+KNOBS = WorldKnobs(users=300, items=100, requests_per_day=400, slate_size=6)
+DAYS = 8
+
+TOML = """
+[data]
+uri = "log.parquet"
+label_delay_hours = 2
+
+[data.columns]
+request = "request_id"
+
+[data.columns.user_features]
+categorical = ["user_device", "user_age_band"]
+
+[data.columns.item_features]
+categorical = ["item_category"]
+numeric = ["item_age_hours"]
+
+[gate]
+min_first_auc = 0.52
+calibration_low = 0.5
+calibration_high = 2.0
+calibration_harm = 0.9
+
+[training]
+max_epochs = 3
+"""
+
+
+def log() -> pd.DataFrame:
+    world = World(KNOBS)
+    days = pd.concat([world.day(number) for number in range(DAYS)], ignore_index=True)
+    return as_known_at(days, KNOBS.start + timedelta(days=DAYS))
+
+
+class Project:
+    """A folder with a settings file and a log, and the commands run in it."""
+
+    def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.capfd = capfd
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of a command."""
+        self.capfd.readouterr()
+        code = app([*arguments, "--config", str(self.folder / "feedloop.toml")], standalone_mode=False)
+        captured = self.capfd.readouterr()
+        return code, captured.out, captured.err
+
+    def json(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """Exit code and the one JSON object on standard output."""
+        code, out, _ = self.run(*arguments, "--json")
+        return code, json.loads(out)
+
+    def champion(self) -> str | None:
+        """Version of the champion."""
+        champion = self.json("status")[1]["champion"]
+        return champion["version"] if champion else None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "feedloop.toml").write_text(TOML)
+    log().to_parquet(folder / "log.parquet")
+    return folder
+
+
+@pytest.fixture
+def project(folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(folder)
+    return Project(folder, capfd)
+
+
+@pytest.fixture
+def trained(project: Project) -> Project:
+    """The project with a first champion; made once for the module."""
+    if project.champion() is None:
+        code, result = project.json("retrain", "--yes", "--cutoff", "2026-01-11")
+        assert code == 0, result
+        assert result["promotion"]["status"] == "promoted", result["verdict"]
+    return project
+
+
+def test_without_an_approval_the_promotion_is_recorded_as_not_approved(project: Project) -> None:
+    assert project.champion() is None
+    code, result = project.json("retrain", "--cutoff", "2026-01-10")
+    assert code == 0
+    assert result["verdict"]["decision"] == "PROMOTE"
+    assert result["promotion"]["status"] == "not_approved"
+    assert result["promotion"]["approval"]["channel"] == "nobody"
+    assert project.champion() is None
+    entries = project.json("history")[1]["entries"]
+    assert [(entry["operation"], entry["after"]) for entry in entries] == [("decline", None)]
+    assert "no terminal" in entries[0]["reason"]
+
+
+def test_promote_exits_with_seven_when_nobody_approves_and_with_zero_when_somebody_does(project: Project) -> None:
+    code, result = project.json("promote", "1")
+    assert (code, result["promotion"]["status"]) == (7, "not_approved")
+    code, result = project.json("promote", "1", "--yes")
+    assert (code, result["promotion"]["status"]) == (0, "promoted")
+    assert result["promotion"]["approval"]["channel"] == "flag"
+    assert project.champion() == "1"
+
+
+def test_a_second_turn_compares_with_the_champion_and_tells_intervals_verdict_and_reason(trained: Project) -> None:
+    before = trained.champion()
+    code, out, _ = trained.run("retrain")
+    assert code == 0
+    for words in ("95 % interval", "against champion", "confidence)", "registered as version"):
+        assert words in " ".join(out.split()), out
+    assert trained.champion() == before
+
+
+def test_compare_shows_two_versions_and_changes_nothing(trained: Project) -> None:
+    before = trained.json("history")[1]
+    code, result = trained.json("compare", "champion", "champion")
+    assert code == 0
+    assert result["comparison"]["auc"]["difference"]["value"] == 0
+    assert result["verdict"]["decision"] == "REJECT"
+    assert trained.json("history")[1] == before
+
+
+def test_a_verdict_other_than_promote_is_refused_unless_forced_with_a_reason_and_rolled_back_again(
+    trained: Project,
+) -> None:
+    before = trained.champion()
+    trained.run("retrain")
+    version = trained.json("status")[1]["versions"][-1]["version"]
+    code, refused = trained.json("promote", version, "--yes")
+    assert code == 7
+    assert refused["error"]["type"] == "PromotionRefused"
+    code, refused = trained.json("promote", version, "--yes", "--force")
+    assert code == 7
+    assert "reason" in refused["error"]["message"]
+    code, forced = trained.json("promote", version, "--yes", "--force", "--reason", "a drill")
+    assert code == 0, forced
+    assert forced["promotion"]["entry"]["forced"] is True
+    assert "a drill" in forced["promotion"]["entry"]["reason"]
+    assert trained.champion() == version
+    code, back = trained.json("rollback", "--reason", "the drill is over")
+    assert code == 0, back
+    assert back["rollback"]["champion"]["version"] == before == trained.champion()
+    assert back["rollback"]["reason"] == "the drill is over"
+
+
+def damaged(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        change(log()).to_parquet(path)
+
+    return write
+
+
+def corrupt(path: Path) -> None:
+    log().to_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[1000:60_000] = os.urandom(59_000)
+    path.write_bytes(bytes(content))
+
+
+def cut_short(path: Path) -> None:
+    log().to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "says"),
+    [
+        pytest.param(damaged(lambda f: f.drop(columns="item_id")), "MissingColumn", "'item_id'", id="missing column"),
+        pytest.param(
+            damaged(lambda f: f.assign(timestamp=f["timestamp"].astype(str))),
+            "InvalidInteractions",
+            "'timestamp'",
+            id="type",
+        ),
+        pytest.param(
+            damaged(
+                lambda f: f.assign(
+                    user_device=f["user_device"].where(f.index > 3), user_id=f["user_id"].astype(str).where(f.index > 3)
+                )
+            ),
+            "InvalidInteractions",
+            "'user_id' is null in 4 of",
+            id="nulls",
+        ),
+        pytest.param(damaged(lambda f: pd.concat([f, f.tail(3)])), "InvalidInteractions", "3 of", id="duplicates"),
+        pytest.param(
+            damaged(lambda f: f.assign(click=np.where(f.index < 2, 5, f["click"]))),
+            "InvalidInteractions",
+            "neither 0 nor 1 in 2",
+            id="labels",
+        ),
+        pytest.param(
+            damaged(lambda f: f.assign(click=np.where(f.index < 2, np.nan, f["click"]))),
+            "InvalidInteractions",
+            "'click' is null in 2",
+            id="no label",
+        ),
+        pytest.param(
+            damaged(lambda f: f.assign(timestamp=f["timestamp"] + pd.Timedelta(days=40_000))),
+            "InvalidInteractions",
+            "future",
+            id="future",
+        ),
+        pytest.param(damaged(lambda f: f.assign(click=0)), "InvalidInteractions", "is 0 in all", id="one class"),
+        pytest.param(damaged(lambda f: f.head(0)), "EmptyWindow", "no row", id="empty"),
+        pytest.param(corrupt, "UnreadableData", "cannot be read", id="corrupt"),
+        pytest.param(cut_short, "UnreadableData", "cannot be read", id="half written"),
+        pytest.param(
+            lambda path: path.write_text("user_id,item_id\n1,2\n"), "UnreadableData", "cannot be read", id="not parquet"
+        ),
+        pytest.param(
+            lambda path: pd.DataFrame({"a": [1], "b": [2]}).to_parquet(path),
+            "MissingColumn",
+            "They have: a, b",
+            id="another schema",
+        ),
+        pytest.param(lambda path: None, "UnreadableData", "does not exist", id="not there"),
+    ],
+)
+def test_a_bad_log_is_refused_in_one_paragraph_and_the_champion_is_untouched(
+    trained: Project, tmp_path: Path, write: Callable[[Path], None], kind: str, says: str
+) -> None:
+    before = trained.json("status")[1]
+    path = tmp_path / "bad.parquet"
+    write(path)
+    code, out, err = trained.run("retrain", "--yes", "--data", str(path))
+    assert code == 3
+    assert out == ""
+    told = " ".join(err.split())
+    assert kind in told
+    assert says in told
+    assert "Traceback" not in err
+    assert trained.json("status")[1] == before
+
+
+def test_an_unknown_settings_key_is_refused_with_the_nearest_name(project: Project, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text(TOML.replace("min_first_auc", "min_frist_auc"))
+    code = app(["retrain", "--config", str(bad), "--json"], standalone_mode=False)
+    error = json.loads(project.capfd.readouterr().out)["error"]
+    assert (code, error["type"], error["exit_code"]) == (2, "SettingsError", 2)
+    assert "did you mean 'min_first_auc'" in error["message"]
+
+
+def test_a_workspace_that_cannot_be_written_is_a_clear_error(project: Project, tmp_path: Path) -> None:
+    # A file where the folder should be: refused to everybody, root included.
+    (tmp_path / "taken").write_text("")
+    bad = tmp_path / "bad.toml"
+    bad.write_text(f'workspace = "taken/feedloop"\n{TOML.replace("log.parquet", str(project.folder / "log.parquet"))}')
+    code = app(["retrain", "--config", str(bad), "--json"], standalone_mode=False)
+    error = json.loads(project.capfd.readouterr().out)["error"]
+    assert (code, error["type"]) == (8, "StorageError")
+    assert "taken" in error["message"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_workspace_without_permission_is_a_clear_error(project: Project, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    bad = tmp_path / "bad.toml"
+    bad.write_text(f'workspace = "closed/feedloop"\n{TOML.replace("log.parquet", str(project.folder / "log.parquet"))}')
+    code = app(["retrain", "--config", str(bad), "--json"], standalone_mode=False)
+    assert (code, json.loads(project.capfd.readouterr().out)["error"]["type"]) == (8, "StorageError")
+
+
+def test_init_drafts_settings_that_work(project: Project, tmp_path: Path) -> None:
+    drafted = tmp_path / "drafted.toml"
+    code = app(["init", str(project.folder / "log.parquet"), "--output", str(drafted), "--json"], standalone_mode=False)
+    result = json.loads(project.capfd.readouterr().out)
+    assert code == 0
+    assert result["toml"] == drafted.read_text()
+    for line in ('user = "user_id"', 'request = "request_id"', 'label = "click"', '"item_category"'):
+        assert line in result["toml"]
+    assert app(["init", str(project.folder / "log.parquet"), "--output", str(drafted)], standalone_mode=False) == 8
+    assert "--force" in project.capfd.readouterr().err
+
+
+def test_an_unknown_version_lists_what_there_is(trained: Project) -> None:
+    code, result = trained.json("promote", "99", "--yes")
+    assert (code, result["error"]["type"]) == (6, "UnknownModel")
+    assert "1" in result["error"]["message"]
