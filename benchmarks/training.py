@@ -36,7 +36,7 @@ LARGE_ROWS = 4_000_000
 
 HELD_OUT_ROWS = 100_000
 SMALL_IDS, LARGE_IDS = 120_000, 4_000_000
-MODELS: tuple[ModelKnobs, ...] = (DeepMLPKnobs(dimension=16), TwoTowerKnobs(dimension=16))
+MODELS: tuple[ModelKnobs, ...] = (DeepMLPKnobs(), TwoTowerKnobs())
 KNOBS = TrainingKnobs(
     batch_rows=8192, min_count=1, id_dropout=0.0, embedding_learning_rate=0.02, learning_rate=0.005, accelerator="cpu"
 )

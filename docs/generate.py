@@ -1,18 +1,18 @@
-"""Write docs/settings.md and docs/commands.md from the code.  ``python -m docs.generate [--check]``."""
+"""Write the settings and command reference and the README's excerpt from the code: ``python -m docs.generate``."""
 
-import sys
 import types
 import typing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
-import click
 import typer
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-FOLDER = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
+MARK, MARK_END = "<!-- retrain -->", "<!-- /retrain -->"
 
 
 def settings_page() -> str:
@@ -99,46 +99,36 @@ def commands_page() -> str:
     from deployments.cli import __doc__ as overview
     from deployments.cli import app
 
-    root = typer.main.get_command(app)
+    # Typer carries its own copy of click, so its objects are taken as they are.
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group has them
     lines = ["# Commands", "", "Generated from the code by `make docs`.", "", (overview or "").strip()]
-    if not isinstance(root, click.Group):
-        raise TypeError("the command line has more than one command, so it is a group")
-    for name, command in root.commands.items():
-        arguments = " ".join(
-            p.make_metavar(click.Context(command)) for p in command.params if p.param_type_name == "argument"
-        )
-        lines += [
-            "",
-            f"## `feedloop {name}{' ' + arguments if arguments else ''}`",
-            "",
-            (command.help or "").strip(),
-            "",
-        ]
+    for name, command in commands.items():
+        arguments = [f"<{p.name}>" for p in command.params if p.param_type_name == "argument"]
+        lines += ["", f"## `{' '.join(['feedloop', name, *arguments])}`", "", (command.help or "").strip(), ""]
         lines += ["| option | meaning |", "| --- | --- |"]
         for parameter in command.params:
-            label = " / ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.name
-            lines.append(f"| `{label}` | {(getattr(parameter, 'help', '') or '').replace('|', '/')} |")
+            label = " / ".join(parameter.opts) if parameter.param_type_name == "option" else f"<{parameter.name}>"
+            lines.append(f"| `{label}` | {(parameter.help or '').replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"settings.md": settings_page, "commands.md": commands_page}
+def readme() -> str:
+    """The README with its excerpt of the retrain flow as the code has it now."""
+    source = (ROOT / "flows" / "retrain.py").read_text(encoding="utf-8")
+    body = dedent(source[source.index("    champion = current_champion") : source.index("    return Retraining(")])
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    start, end = text.index(MARK) + len(MARK), text.index(MARK_END)
+    return f"{text[:start]}\n```python\n{body}```\n{text[end:]}"
 
 
-def main() -> int:
-    """Write the pages, or with ``--check`` only say which are out of date."""
-    stale = [name for name, page in PAGES.items() if not _same(FOLDER / name, page())]
-    if "--check" not in sys.argv:
-        for name in stale:
-            (FOLDER / name).write_text(PAGES[name](), encoding="utf-8")
-        return 0
-    if stale:
-        sys.stderr.write(f"Out of date: {', '.join(stale)}. Run make docs.\n")
-    return 1 if stale else 0
+PAGES = {"docs/settings.md": settings_page, "docs/commands.md": commands_page, "README.md": readme}
 
 
-def _same(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text(encoding="utf-8") == text
+def main() -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (ROOT / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

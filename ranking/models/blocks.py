@@ -19,7 +19,7 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int, dropout: float)
     """(B, inputs) to (B, outputs): linear layers with ReLU and dropout between them."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        layers += [nn.Linear(inputs, width), nn.ReLU(inplace=True)]
         if dropout:
             layers.append(nn.Dropout(dropout))
         inputs = width

@@ -26,7 +26,8 @@ class Tower(nn.Module):
     def forward(self, embedded: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The vector (B, out - 1) and the bias (B,)."""
         deep = self.deep(torch.cat([embedded, numbers], dim=1))
-        return deep[:, :-1], (deep[:, -1:] + numbers @ self.wide).squeeze(1)
+        vector, bias = torch.split(deep, [deep.shape[1] - 1, 1], dim=1)
+        return vector, (bias + numbers @ self.wide).squeeze(1)
 
 
 class TwoTower(nn.Module):
@@ -42,7 +43,7 @@ class TwoTower(nn.Module):
         numbers: the same of the numeric columns (K in all).
         dimension: numbers per embedded id, D.
         hidden: widths of each tower's hidden layers.
-        tower_dimension: numbers per user or item vector.
+        tower_dimension: numbers per user or item vector, the last of which is its bias.
         dropout: share of hidden units switched off while training.
     """
 
@@ -65,8 +66,8 @@ class TwoTower(nn.Module):
                 ids=ids[side], numbers=numbers[side], dimension=dimension, hidden=hidden, out=out, dropout=dropout
             )
 
-        self.user = tower(0, hidden, tower_dimension + 1)
-        self.item = tower(1, hidden, tower_dimension + 1)
+        self.user = tower(0, hidden, tower_dimension)
+        self.item = tower(1, hidden, tower_dimension)
         self.context = tower(2, hidden[-1:], 1) if ids[2] + numbers[2] else None
         self.scale = 1 / math.sqrt(tower_dimension)
         self._embedded_widths = [count * dimension for count in ids]

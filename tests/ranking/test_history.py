@@ -121,7 +121,11 @@ def _oracle_of_key(row, past, key, t, delay, prior, wanted):  # type: ignore[no-
     name, strength = f"hist_{key.name}", wanted.history.prior_impressions
     values = {}
     missing = any(pd.isna(row[column]) for column in key.columns)
-    same = [r for r in past if all(r[column] is row[column] or r[column] == row[column] for column in key.columns if not missing)]
+    same = [
+        r
+        for r in past
+        if all(r[column] is row[column] or r[column] == row[column] for column in key.columns if not missing)
+    ]
     for days in (None, *wanted.history.windows_days):
         suffix = "" if days is None else f"_{days}d"
         inside = [r for r in same if r["timestamp"] < t and (days is None or t - days * DAY <= r["timestamp"])]
@@ -210,7 +214,9 @@ def test_rows_of_one_instant_do_not_see_each_other(engine: duckdb.DuckDBPyConnec
 
 
 def test_the_days_grain_knows_nothing_of_today(engine: duckdb.DuckDBPyConnection) -> None:
-    rows = log(("u", "i", 1, 1, "news"), ("u", "i", 23, 1, "news"), ("u", "i", 24, 1, "news"), ("u", "i", 30, 1, "news"))
+    rows = log(
+        ("u", "i", 1, 1, "news"), ("u", "i", 23, 1, "news"), ("u", "i", 24, 1, "news"), ("u", "i", 30, 1, "news")
+    )
     got = features(engine, rows, spec(grain="day"))
     assert got["hist_user_impressions"].tolist() == [0, 0, 2, 2]
     # Hours from the last impression to the midnight that the row looks from, not to the row.

@@ -123,7 +123,9 @@ def test_layout_and_order_of_the_source_do_not_change_the_fingerprint(source: st
     shuffled = rows.take(np.random.default_rng(1).permutation(len(rows))).select(rows.column_names[::-1])
     folder = workspace.parent / "parts"
     ds.write_dataset(shuffled, folder, format="parquet", max_rows_per_file=97, max_rows_per_group=50)
-    naive = rows.set_column(2, "timestamp", rows["timestamp"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.timestamp("ms")))
+    naive = rows.set_column(
+        2, "timestamp", rows["timestamp"].cast(pa.timestamp("ms", tz="UTC")).cast(pa.timestamp("ms"))
+    )
     other = put(workspace.parent / "other.parquet", naive, version="1.0", compression="gzip", row_group_size=33)
     marks = {snapshot_of(uri, workspace).fingerprint for uri in (source, str(folder), other)}
     assert len(marks) == 1
@@ -164,7 +166,7 @@ def test_a_broken_row_outside_the_window_does_not_matter(workspace: Path) -> Non
     frame.loc[0, "user_device"] = None
     frame.loc[1, "click"] = 7
     uri = put(workspace.parent / "log.parquet", pa.Table.from_pandas(frame, schema=log().schema))
-    assert snapshot_of(uri, workspace, window_days=2).rows == 97
+    assert snapshot_of(uri, workspace, window_days=2).rows == 96
     with pytest.raises(InvalidInteractions, match="'click' is neither 0 nor 1 in 1 of 400 rows"):
         snapshot_of(uri, workspace)
 
@@ -242,7 +244,7 @@ def _take(source: str, workspace: str) -> str:
 
 def test_two_processes_may_take_the_same_snapshot_at_once(source: str, workspace: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        marks = [pool.submit(_take, source, str(workspace)) for _ in range(6)]
+        marks = [pool.submit(_take, source, str(workspace)) for _ in range(4)]
         assert len({mark.result() for mark in marks}) == 1
     (folder,) = (workspace / "snapshots").iterdir()
     assert sorted(file.name for file in folder.iterdir()) == ["rows.parquet", "snapshot.json"]

@@ -119,8 +119,12 @@ def test_an_s3_address_goes_through_fsspec_and_no_extension(monkeypatch: pytest.
     put(f"{bucket}/log/day=3/a.parquet")
     with open_warehouse("duckdb://?threads=1") as engine:
         rows = read(engine, "s3://bucket/log")
-        loaded = engine.read("s3://bucket/log").get_backend().raw_sql(  # type: ignore[attr-defined]
-            "SELECT extension_name FROM duckdb_extensions() WHERE loaded"
+        loaded = (
+            engine.read("s3://bucket/log")
+            .get_backend()
+            .raw_sql(  # type: ignore[attr-defined]
+                "SELECT extension_name FROM duckdb_extensions() WHERE loaded"
+            )
         )
         assert "httpfs" not in {name for (name,) in loaded.fetchall()}
     assert [row["day"] for row in rows] == [3, 3, 3]
@@ -275,5 +279,3 @@ def test_a_lost_connection_passes_untranslated_because_tasks_retry_it(
     monkeypatch.setattr(MemoryFileSystem, "exists", lost)
     with pytest.raises(ConnectionResetError):
         engine.read("memory://bucket/log.parquet")
-
-
