@@ -23,5 +23,5 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
 
     table = Table("measured", "ours", "theirs", "ratio", "unit", "note", title=title)
     for row in rows:
-        table.add_row(row.name, f"{row.ours:,.4g}", f"{row.theirs:,.4g}", f"{row.ratio:.2f}×", row.unit, row.note)
+        table.add_row(row.name, f"{row.ours:,.4g}", f"{row.theirs:,.4g}", f"{row.ratio:.2f}x", row.unit, row.note)
     Console().print(table)

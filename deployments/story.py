@@ -12,8 +12,8 @@ from tasks.data import moment_at_share
 from tasks.registry import champion_bundle, champion_now
 from tasks.sample import SampleFeed
 
-FIRST_DAYS = 21
-LATER_DAYS = 14
+FIRST_DAYS = 10
+LATER_DAYS = 18
 FIRST_SHARE = 0.7
 """Share of a user's own log, by time, from which the first champion is made."""
 

@@ -44,6 +44,7 @@ def compare(
     snapshot_fingerprint: str,
     costs: Costs | None = None,
     confidence_level: float = 0.95,
+    exploration: bool = False,
     report: bool = True,
 ) -> Comparison:
     """Measure both models and their difference, each with a two-way clustered standard error.
@@ -56,6 +57,7 @@ def compare(
         snapshot_fingerprint: of the snapshot the rows come from.
         costs: measured latency and size of the challenger.
         confidence_level: of the two-sided intervals.
+        exploration: all rows were chosen at random, not by the champion.
         report: also measure what is only shown: NDCG, MRR, ECE, PSI, overlap, curves.
 
     Raises:
@@ -79,6 +81,7 @@ def compare(
         challenger=challenger,
         snapshot_fingerprint=snapshot_fingerprint,
         holdout=holdout,
+        exploration=exploration,
         holdout_digest=holdout_digest(rows.row_ids, rows.labels),
         **_counts(rows),
         **metrics,

@@ -52,6 +52,11 @@ class ColumnKnobs(Knobs):
     time: str = Field(default="timestamp", description="Column with the time of the impression; no zone means UTC.")
     label: str = Field(default="click", description="Column with the outcome: 0 or 1.")
     request: str | None = Field(default=None, description="Column with the id of the request or page view, if logged.")
+    exploration: str | None = Field(
+        default=None,
+        description="Column that says whether an impression was chosen at random (1 or true) and not by the ranker. "
+        "With it, models are compared on random impressions only.",
+    )
     user_features: FeatureGroup = Field(default=FeatureGroup(), description="Logged columns that describe the user.")
     item_features: FeatureGroup = Field(default=FeatureGroup(), description="Logged columns that describe the item.")
     context_features: FeatureGroup = Field(
@@ -67,6 +72,7 @@ class Schema(Value):
     time: str
     label: str
     request: str | None
+    exploration: str | None = None
     features: tuple[Feature, ...]
 
     @property
@@ -75,10 +81,22 @@ class Schema(Value):
         return (self.user, self.item, self.time, *((self.request,) if self.request else ()))
 
     @property
+    def roles(self) -> dict[str, str]:
+        """Role to column, of the roles that the log plays."""
+        named = {
+            "user": self.user,
+            "item": self.item,
+            "time": self.time,
+            "label": self.label,
+            "request": self.request,
+            "exploration": self.exploration,
+        }
+        return {role: column for role, column in named.items() if column is not None}
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        """Every column the log must have."""
-        roles = (self.user, self.item, self.time, self.label, *((self.request,) if self.request else ()))
-        return (*roles, *(feature.name for feature in self.features))
+        """Every column the log must have: roles, then features."""
+        return (*self.roles.values(), *(feature.name for feature in self.features))
 
 
 class HistoryKnobs(Knobs):
@@ -172,8 +190,8 @@ def resolve(columns: ColumnKnobs, available: Sequence[str]) -> Schema:
         SettingsError: two roles name the same column, or a column is named twice.
     """
     roles = {"user": columns.user, "item": columns.item, "time": columns.time, "label": columns.label}
-    if columns.request is not None:
-        roles["request"] = columns.request
+    optional = {"request": columns.request, "exploration": columns.exploration}
+    roles |= {role: column for role, column in optional.items() if column is not None}
     _require(list(roles.items()), available)
     if len(set(roles.values())) < len(roles):
         raise SettingsError(f"data.columns gives one column two roles: {roles}. Give each role its own column.")
@@ -193,6 +211,7 @@ def resolve(columns: ColumnKnobs, available: Sequence[str]) -> Schema:
         time=columns.time,
         label=columns.label,
         request=columns.request,
+        exploration=columns.exploration,
         features=_features(wanted, available, taken=set(roles.values())),
     )
 

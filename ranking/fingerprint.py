@@ -25,7 +25,7 @@ def fingerprint(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
 
 
 class _Column:
-    """Digests of one column.  Nulls, lengths and values have one each: interleaved, they would tell where a batch ends."""
+    """One column: nulls, lengths and values apart, since interleaved they would tell where a batch ends."""
 
     def __init__(self, field: pa.Field) -> None:
         self._title = f"{field.name}\0{_kind(field.type)}\0".encode()

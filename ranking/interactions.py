@@ -56,6 +56,8 @@ def canonical(log: "ir.Table", schema: Schema) -> "ir.Table":
     columns[schema.time] = log[schema.time].cast("timestamp('UTC', 6)")
     label = log[schema.label]
     columns[schema.label] = label.cast("float64" if label.type().is_floating() else "int64")
+    if schema.exploration:
+        columns[schema.exploration] = log[schema.exploration].cast("boolean")
     for feature in schema.features:
         column = log[feature.name]
         if feature.kind is Kind.CATEGORICAL:
@@ -125,6 +127,7 @@ class _Allowed:
 _ID = _Allowed(("is_string", "is_integer"), "text or whole numbers (missing values turn whole numbers into floats)")
 _TIME = _Allowed(("is_timestamp", "is_date"), "a timestamp (parse text with pandas.to_datetime(..., utc=True))")
 _LABEL = _Allowed(("is_integer", "is_boolean", "is_floating"), "0 or 1")
+_FLAG = _Allowed(("is_integer", "is_boolean"), "true or false, or 1 or 0")
 _NUMBER = _Allowed(("is_integer", "is_boolean", "is_floating", "is_decimal"), "a number (or list it as categorical)")
 _CATEGORY = _Allowed(
     ("is_string", "is_integer", "is_boolean"), "text, whole numbers or booleans (or list it as numeric)"
@@ -140,6 +143,8 @@ def _allowed(schema: Schema, column: str) -> _Allowed:
         return _TIME
     if column == schema.label:
         return _LABEL
+    if column == schema.exploration:
+        return _FLAG
     kinds = {feature.name: feature.kind for feature in schema.features}
     if column not in kinds:
         return _ID
@@ -147,9 +152,7 @@ def _allowed(schema: Schema, column: str) -> _Allowed:
 
 
 def _role(schema: Schema, column: str) -> str:
-    roles = {schema.user: "user", schema.item: "item", schema.time: "time", schema.label: "label"}
-    if schema.request:
-        roles[schema.request] = "request"
+    roles = {name: role for role, name in schema.roles.items()}
     return f"data.columns.{roles[column]}" if column in roles else "a feature"
 
 
@@ -158,7 +161,7 @@ def _broken_rules(rows: "ir.Table", schema: Schema, total: int) -> list[str]:
     import pandera.ibis as pandera
     from pandera.errors import SchemaErrors
 
-    roles = schema.columns[: len(schema.columns) - len(schema.features)]
+    roles = tuple(schema.roles.values())
     contract = pandera.DataFrameSchema(
         {
             name: pandera.Column(

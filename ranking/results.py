@@ -220,6 +220,9 @@ class Comparison(Value):
     challenger: ModelRef
     snapshot_fingerprint: str
     holdout: Window
+    exploration: bool = Field(
+        default=False, description="Only impressions that were chosen at random were compared on."
+    )
     holdout_digest: str = Field(description="sha256 of the row ids and labels that both models were scored on.")
     rows: NonNegativeInt
     positives: NonNegativeInt

@@ -46,7 +46,9 @@ class GateKnobs(GuardrailKnobs):
         "at most an A/B test.",
     )
     exploration_holdout: bool = Field(
-        default=False, description="The holdout's impressions were chosen at random, not by the champion."
+        default=False,
+        description="All of the holdout's impressions were chosen at random, not by the champion. Where only some "
+        "were, name their column in data.columns.exploration instead.",
     )
 
 
@@ -129,13 +131,14 @@ def _capped(verdict: Verdict, comparison: Comparison, knobs: GateKnobs) -> Verdi
         )
         missing.append("A recorded training window of the champion.")
     close = comparison.score_correlation
-    if not knobs.exploration_holdout and (close is None or close < knobs.min_score_correlation - TOLERANCE):
+    random = comparison.exploration or knobs.exploration_holdout
+    if not random and (close is None or close < knobs.min_score_correlation - TOLERANCE):
         measured = "are constant, their correlation is not measurable" if close is None else f"correlate by {close:.3f}"
         caps.append(
             f"the two models' scores {measured} (less than {knobs.min_score_correlation:g}), and the impressions were "
             "chosen by the champion: what the challenger would have shown instead was not logged"
         )
-        missing.append("Exploration traffic in the holdout (gate.exploration_holdout), or an A/B test.")
+        missing.append("Random impressions in the holdout (data.columns.exploration), or an A/B test.")
     if not caps:
         return verdict
     update: dict[str, object] = {"missing": (*verdict.missing, *missing)}

@@ -42,20 +42,20 @@ class WorldKnobs(Knobs):
     new_items_per_day: NonNegativeInt = Field(default=12, description="Items that appear every day.")
     categories: PositiveInt = Field(default=8, description="Item categories.")
     taste_dimensions: PositiveInt = Field(default=6, description="Dimensions of tastes and topics.")
-    requests_per_day: PositiveInt = Field(default=1000, description="Feed requests per day.")
+    requests_per_day: PositiveInt = Field(default=1200, description="Feed requests per day.")
     candidates_per_request: PositiveInt = Field(default=24, description="Items the ranker chooses from.")
     slate_size: PositiveInt = Field(default=8, description="Items shown per request.")
     exploration_share: float = Field(
-        default=0.1, ge=0, le=1, description="Share of requests shown in random order, whoever ranks."
+        default=0.25, ge=0, le=1, description="Share of requests shown in random order, whoever ranks."
     )
     taste_drift_per_day: NonNegativeFloat = Field(
-        default=0.12, description="Standard deviation of a day's change of each user's taste."
+        default=0.05, description="Standard deviation of a day's change of each user's taste."
     )
     trend_drift_per_day: NonNegativeFloat = Field(
-        default=0.12, description="Standard deviation of a day's change of each category's popularity."
+        default=0.08, description="Standard deviation of a day's change of each category's popularity."
     )
     segment_drift_per_day: NonNegativeFloat = Field(
-        default=0.2, description="Standard deviation of a day's change of what each age band thinks of each category."
+        default=0.3, description="Standard deviation of a day's change of what each age band thinks of each category."
     )
     bursts_per_day: NonNegativeFloat = Field(default=1.5, description="Items that suddenly get popular, per day.")
     mean_click_delay_minutes: PositiveFloat = Field(default=20.0, description="Mean time from impression to click.")
@@ -68,6 +68,7 @@ SAMPLE_COLUMNS = ColumnKnobs(
     time="timestamp",
     label="click",
     request="request_id",
+    exploration="explored",
     user_features=FeatureGroup(categorical=("user_device", "user_age_band")),
     item_features=FeatureGroup(categorical=("item_category", "item_creator"), numeric=("item_age_hours",)),
     context_features=FeatureGroup(categorical=("ctx_hour",)),
@@ -76,6 +77,9 @@ SAMPLE_COLUMNS = ColumnKnobs(
 
 SAMPLE_ATTRIBUTES = ("item_category",)
 """Item columns of the sample feed whose history counts."""
+
+SAMPLE_WINDOW_DAYS, SAMPLE_HOLDOUT_DAYS = 18.0, 4.0
+"""How much of the sample feed one retraining reads: its tastes change within weeks."""
 
 
 class World:

@@ -6,18 +6,21 @@ import types
 import typing
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from ranking.errors import SettingsError
-from ranking.world import SAMPLE_ATTRIBUTES, SAMPLE_COLUMNS
+from ranking.values import Knobs
+from ranking.world import SAMPLE_ATTRIBUTES, SAMPLE_COLUMNS, SAMPLE_HOLDOUT_DAYS, SAMPLE_WINDOW_DAYS
 from settings.effects import SAMPLE
 from settings.model import PREFIX, Settings
 
 DEFAULT_FILE = "feedloop.toml"
+Group = TypeVar("Group", bound=Knobs)
+
 OUTSIDE = {"FEEDLOOP_CONFIG", "FEEDLOOP_TEST_MOVIELENS"}
 """Variables with our prefix that are not knobs: the file to read, and data for a test."""
 
@@ -82,14 +85,25 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
 
 
 def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
-    """The sample feed knows its own columns and label delay; what the user has set stays."""
-    data, history = settings.data, settings.history
-    known = {"columns": SAMPLE_COLUMNS, "label_delay_hours": settings.world.label_delay_hours}
-    changes = {name: value for name, value in known.items() if name not in data.model_fields_set}
-    changes["uri"] = f"{workspace}/sample/interactions"
-    if "item_attributes" not in history.model_fields_set:
-        history = history.model_copy(update={"item_attributes": SAMPLE_ATTRIBUTES})
-    return {"data": data.model_copy(update=changes), "history": history}
+    """The sample feed knows its columns, its label delay and its pace; what the user has set stays."""
+    return {
+        "data": _filled(
+            settings.data,
+            columns=SAMPLE_COLUMNS,
+            label_delay_hours=settings.world.label_delay_hours,
+            window_days=SAMPLE_WINDOW_DAYS,
+        ).model_copy(update={"uri": f"{workspace}/sample/interactions"}),
+        "history": _filled(settings.history, item_attributes=SAMPLE_ATTRIBUTES),
+        "split": settings.split
+        if settings.split.holdout_share
+        else _filled(settings.split, holdout_days=SAMPLE_HOLDOUT_DAYS),
+    }
+
+
+def _filled(group: Group, **values: Any) -> Group:
+    """A group with these values where nobody set one."""
+    unset = {name: value for name, value in values.items() if name not in group.model_fields_set}
+    return group.model_copy(update=unset)
 
 
 def _anchor(uri: str, folder: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 
 from ranking.bundle import Bundle
@@ -12,11 +13,11 @@ from ranking.comparison import Scored, by_value, codes, compare
 from ranking.errors import ComparisonError
 from ranking.fairness import assert_fair
 from ranking.features import Schema
-from ranking.results import Comparison, FeatureTable, ModelRef, Snapshot, Split, Verdict
+from ranking.results import Comparison, FeatureTable, ModelRef, Snapshot, Split, Verdict, as_utc
 from ranking.verdict import GateKnobs, decide
 from settings.effects import RegistryKnobs
 from tasks.adapters.storage import temporary_folder
-from tasks.data import build_features, load_rows
+from tasks.data import ROW_ID, build_features, load_rows
 from tasks.registry import download_bundle
 from tasks.retries import RETRY_REGISTRY
 
@@ -60,8 +61,11 @@ def compare_models(
     with temporary_folder() as folder:
         new = Bundle.load(download_bundle(challenger, registry, workspace, folder / "challenger"), challenger.digest)
         old = _champion(champion, registry, workspace, folder)
+    log = features.spec.log
     logged = load_rows(features, split.holdout)
     learnt = load_rows(features, split.learnt)
+    if log.exploration:
+        logged = _explored(logged, log.exploration, split)
     rows = _rows_for(new, logged, features, snapshot, split, workspace, warehouse)
     old_rows = None if old is None else _rows_for(old, logged, features, snapshot, split, workspace, warehouse)
     assert_fair(
@@ -75,7 +79,6 @@ def compare_models(
         champion_row_ids=None if old_rows is None else _ids(old_rows),
         trained_row_ids=_ids(learnt),
     )
-    log = features.spec.log
     scored = Scored(
         labels=rows[log.label].to_numpy(),
         challenger=new.score(rows),
@@ -93,7 +96,20 @@ def compare_models(
         holdout=split.holdout,
         snapshot_fingerprint=snapshot.fingerprint,
         confidence_level=gate.confidence_level,
+        exploration=log.exploration is not None,
     )
+
+
+def _explored(rows: pa.Table, column: str, split: Split) -> pa.Table:
+    """The impressions that were chosen at random: the ranker in charge had no hand in them."""
+    chosen = rows.filter(pc.field(column))
+    if chosen.num_rows == 0:
+        raise ComparisonError(
+            f"None of the {rows.num_rows:,} holdout rows was chosen at random (column {column!r}), "
+            f"{as_utc(split.holdout.start)} to {as_utc(split.holdout.end)}. Explore some traffic, lengthen the holdout, "
+            "or take data.columns.exploration away."
+        )
+    return chosen
 
 
 def _champion(champion: ModelRef | None, registry: RegistryKnobs, workspace: str, folder: Path) -> Bundle | None:
@@ -115,11 +131,11 @@ def _rows_for(
     if bundle.facts.spec == features.spec:
         return rows
     own = build_features.fn(snapshot=snapshot, spec=bundle.facts.spec, workspace=workspace, warehouse=warehouse)
-    return load_rows(own, split.holdout)
+    return load_rows(own, split.holdout).filter(pc.field(ROW_ID).isin(_ids(rows)))
 
 
 def _ids(rows: pa.Table) -> np.ndarray:
-    return np.asarray(rows["row_id"].to_numpy())
+    return np.asarray(rows[ROW_ID].to_numpy())
 
 
 def _slices(rows: pa.Table, learnt: pa.Table, log: Schema, gate: GateKnobs) -> dict[str, np.ndarray]:

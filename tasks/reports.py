@@ -60,12 +60,13 @@ def evidence_markdown(evidence: Evidence) -> str:
     comparison, verdict = evidence.comparison, evidence.verdict
     champion = comparison.champion
     against = f"champion v{champion.version}" if champion else "nothing: there is no champion yet"
+    chosen = ", all shown at random," if comparison.exploration else ""
     lines = [
         f"# {comparison.challenger.name}: {verdict.decision} ({verdict.confidence} confidence)",
         "",
         verdict.reason,
         "",
-        f"Challenger v{comparison.challenger.version} against {against}, on {comparison.rows:,} holdout rows "
+        f"Challenger v{comparison.challenger.version} against {against}, on {comparison.rows:,} holdout rows{chosen} "
         f"({comparison.positives:,} clicks, {comparison.users:,} users, {comparison.items:,} items) from "
         f"{as_utc(comparison.holdout.start)} to {as_utc(comparison.holdout.end)}.",
         "",

@@ -339,7 +339,9 @@ def _scratch_folder(base: str | None) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise StorageError(f"{folder} cannot be made: {error}. Name another temp_directory in data.warehouse.") from error
+        raise StorageError(
+            f"{folder} cannot be made: {error}. Name another temp_directory in data.warehouse."
+        ) from error
     return folder
 
 

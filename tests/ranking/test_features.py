@@ -65,7 +65,11 @@ def test_features_come_in_the_logs_order() -> None:
 @pytest.mark.parametrize(
     ("knobs", "error", "says"),
     [
-        (ColumnKnobs(label="clicked"), MissingColumn, r"no column 'clicked' \(data.columns.label\).*They have: user_id"),
+        (
+            ColumnKnobs(label="clicked"),
+            MissingColumn,
+            r"no column 'clicked' \(data.columns.label\).*They have: user_id",
+        ),
         (ColumnKnobs(user="a", item="b"), MissingColumn, r"'a' \(data.columns.user\), 'b' \(data.columns.item\)"),
         (
             ColumnKnobs(user_features=FeatureGroup(numeric=("user_height",))),
@@ -115,6 +119,8 @@ def test_history_can_be_switched_off() -> None:
 
 
 def test_a_specification_is_light_because_it_travels_in_every_bundle() -> None:
-    script = "import sys, ranking.features; print([m for m in ('torch', 'pandas', 'ibis', 'pyarrow') if m in sys.modules])"
+    script = (
+        "import sys, ranking.features; print([m for m in ('torch', 'pandas', 'ibis', 'pyarrow') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

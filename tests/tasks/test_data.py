@@ -223,7 +223,7 @@ def test_a_workspace_that_cannot_be_written_is_said(source: str, tmp_path: Path)
 def test_a_column_with_a_name_that_feedloop_needs_is_refused_by_that_name(source: str, workspace: Path) -> None:
     uri = put(workspace.parent / "log2.parquet", log().append_column("row_id", pa.array(np.arange(400.0))))
     columns = ColumnKnobs(item_features=FeatureGroup(numeric=("row_id",)))
-    with pytest.raises(SettingsError, match="'row_id' is named under .*keeps that name for itself"):
+    with pytest.raises(SettingsError, match=r"'row_id' is named under .*keeps that name for itself"):
         snapshot_of(uri, workspace, columns=columns)
 
 

@@ -199,27 +199,28 @@ def test_a_file_without_permission_is_named(engine: Warehouse, tmp_path: Path) -
 def test_a_place_that_cannot_be_written_is_said(engine: Warehouse, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     rows = engine.read(put(str(tmp_path / "log.parquet")))
-    with pytest.raises(StorageError, match="cannot be written.*Check its permissions"):
+    with pytest.raises(StorageError, match=r"cannot be written.*Check its permissions"):
         engine.write(rows, str(tmp_path / "file/new.parquet"))
 
 
 def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_half_written(tmp_path: Path) -> None:
     target = tmp_path / "out/rows.parquet"
     put(str(target))
-    script = f"""
-        import resource, signal, ibis
+    script = """
+        import resource, signal, sys
         from ranking.errors import StorageError
         from tasks.adapters.warehouse import open_warehouse
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         with open_warehouse("duckdb://?threads=1") as engine:
-            rows = engine.read({str(target)!r}).get_backend().sql("SELECT hash(range) AS x FROM range(2000000)")
+            rows = engine.read(sys.argv[1]).get_backend().sql("SELECT hash(range) AS x FROM range(2000000)")
             resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
             try:
-                engine.write(rows, {str(target)!r})
+                engine.write(rows, sys.argv[1])
             except StorageError as error:
                 print(error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", textwrap.dedent(script), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cannot be written" in done.stdout
     assert pq.read_table(target).equals(ROWS)
     assert [file.name for file in target.parent.iterdir()] == ["rows.parquet"]
