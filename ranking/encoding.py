@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ranking.cells import Unreadable, as_numbers, canonical, whole_number
 from ranking.errors import BundleError, TrainingError
 from ranking.features import FeatureSpec, Kind, Owner
 
@@ -26,8 +27,6 @@ MISSING = 1
 
 RESERVED = 2
 """Number of slots before the first known value."""
-
-_EXACT_IN_FLOAT = 2.0**53
 
 
 SKEWNESS_FOR_LOG = 2.0
@@ -96,7 +95,7 @@ class Vocabulary:
     def _slots_of_text(self, texts: list[str]) -> np.ndarray:
         if self.values.dtype != np.int64:
             return self._slots_of(np.array(texts, dtype=object))
-        numbers = [_whole_number(text) for text in texts]
+        numbers = [whole_number(text) for text in texts]
         slots = self._slots_of(np.array([0 if number is None else number for number in numbers], dtype=np.int64))
         slots[[number is None for number in numbers]] = UNSEEN
         return slots
@@ -189,7 +188,7 @@ class Encoder:
             for scaler in self.scalers:
                 numbers[:, place : place + scaler.width] = scaler.encode(as_numbers(rows[scaler.name], scaler.name))
                 place += scaler.width
-        except _Unreadable as error:
+        except Unreadable as error:
             raise BundleError(str(error)) from error
         return Columns(ids=ids, numbers=numbers)
 
@@ -224,10 +223,6 @@ class Encoder:
         return cls(vocabularies=vocabularies, scalers=scalers)
 
 
-class _Unreadable(Exception):
-    """A column whose cells cannot be read; the message names it."""
-
-
 def fit_encoder(rows: pa.Table, spec: FeatureSpec, *, min_count: int = 2) -> Encoder:
     """Learn vocabularies and scalers.
 
@@ -256,7 +251,7 @@ def fit_encoder(rows: pa.Table, spec: FeatureSpec, *, min_count: int = 2) -> Enc
                 _fit_scaler(as_numbers(rows[name], name), name, owner, min_count) for name, owner in _grouped(numeric)
             ),
         )
-    except _Unreadable as error:
+    except Unreadable as error:
         raise TrainingError(str(error)) from error
 
 
@@ -303,75 +298,6 @@ def _skewness(numbers: np.ndarray) -> float:
     centred = numbers - numbers.mean()
     deviation = centred.std()
     return float((centred**3).mean() / deviation**3) if deviation > 0 else 0.0
-
-
-def canonical(column: pa.ChunkedArray, name: str) -> pa.Array:
-    """One form per value, whatever the type it came in: int64 if all cells are whole numbers, else large_string.
-
-    Raises:
-        _Unreadable: the cells are lists, structs or the like.
-    """
-    cells = _one_array(column)
-    kind = cells.type
-    if pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_signed_integer(kind):
-        return cells.cast(pa.int64())
-    if pa.types.is_floating(kind):
-        return _canonical_float(cells.cast(pa.float64()))
-    try:
-        # uint64 may not fit int64, and its text is the same value.
-        return cells.cast(pa.int64()) if pa.types.is_unsigned_integer(kind) else cells.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        return cells.cast(pa.large_string())
-    except pa.ArrowNotImplementedError as error:
-        raise _Unreadable(
-            f"The categorical column {name!r} holds {kind}; it must hold text, whole numbers or booleans. "
-            "Leave it out of the features, or flatten it first."
-        ) from error
-
-
-def _canonical_float(cells: pa.Array) -> pa.Array:
-    numbers = cells.to_numpy(zero_copy_only=False)
-    missing = ~np.isfinite(numbers)
-    filled = np.where(missing, 0.0, numbers)
-    if np.all((filled == np.floor(filled)) & (np.abs(filled) < _EXACT_IN_FLOAT)):
-        return pa.array(filled.astype(np.int64), mask=missing)
-    texts = [None if gone else _text(number) for number, gone in zip(numbers.tolist(), missing, strict=True)]
-    return pa.array(texts, type=pa.large_string())
-
-
-def _text(number: float) -> str:
-    return str(int(number)) if number.is_integer() else repr(number)
-
-
-def _whole_number(text: str) -> int | None:
-    """The int64 that a text spells canonically, so that "07" and "7" stay different ids."""
-    if not text.removeprefix("-").isdecimal():
-        return None
-    number = int(text)
-    return number if str(number) == text and -(2**63) <= number < 2**63 else None
-
-
-def as_numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
-    """A numeric column as (N,) float64 with NaN for null.
-
-    Raises:
-        _Unreadable: the cells are no numbers.
-    """
-    cells = _one_array(column)
-    try:
-        if pa.types.is_boolean(cells.type):
-            cells = cells.cast(pa.int8())
-        numbers = cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise _Unreadable(f"The numeric column {name!r} holds {cells.type} that is no number: {error}.") from error
-    return np.array(numbers, dtype=np.float64)
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    cells = column.combine_chunks()
-    if isinstance(cells, pa.ChunkedArray):
-        cells = pa.concat_arrays(cells.chunks) if cells.num_chunks else pa.array([], type=cells.type)
-    return cells.dictionary_decode() if pa.types.is_dictionary(cells.type) else cells
 
 
 def _as_values(values: Iterable[Any]) -> np.ndarray:

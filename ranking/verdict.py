@@ -230,8 +230,9 @@ def _missing(
         rows.append("A holdout with at least two users and two items: without them no error can be estimated.")
     elif reach > knobs.max_auc_degradation > 0:
         needed = _round_up(comparison.rows * (reach / knobs.max_auc_degradation) ** 2)
+        told = "tells the sign of the AUC gain and little more" if abs(gain.value) > reach else "decides nothing"
         rows.append(
-            f"A holdout of {comparison.rows:,} rows decides nothing: about {needed:,} are needed for an AUC gain known "
+            f"A holdout of {comparison.rows:,} rows {told}: about {needed:,} are needed for an AUC gain known "
             f"to ±{knobs.max_auc_degradation:.4f} (now ±{reach:.4f})."
         )
     return (*rows, *(f.sentence for f in findings if f.status is Status.UNPROVEN))

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import TaskRunContext
 
-from ranking.results import Estimate, Evidence, MetricComparison, Report, as_utc
+from ranking.results import Comparison, Estimate, Evidence, MetricComparison, Report, as_utc
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
 from tasks.pictures import report_picture
@@ -72,7 +72,7 @@ def evidence_markdown(evidence: Evidence) -> str:
         "",
         "| metric | champion | challenger | difference | 95 % interval |",
         "| --- | ---: | ---: | ---: | :---: |",
-        *(_row(metric) for metric in comparison.metrics),
+        *(_row(metric) for metric in _shown(comparison)),
     ]
     if verdict.findings:
         lines += ["", "| guardrail | status | finding |", "| --- | --- | --- |"]
@@ -80,6 +80,11 @@ def evidence_markdown(evidence: Evidence) -> str:
     if verdict.missing:
         lines += ["", "Missing for a firmer verdict:", "", *(f"- {what}" for what in verdict.missing)]
     return "\n".join([*lines, "", *_provenance(evidence)]) + "\n"
+
+
+def _shown(comparison: Comparison) -> list[MetricComparison]:
+    """All gating metrics, and of the others those that could be measured."""
+    return [metric for metric in comparison.metrics if metric not in comparison.others or metric.challenger is not None]
 
 
 def _row(metric: MetricComparison) -> str:

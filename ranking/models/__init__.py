@@ -25,7 +25,7 @@ class TwoTowerKnobs(Knobs):
 
     kind: Literal["two_tower"] = Field(default="two_tower", description="Which architecture this is.")
     dimension: Dimension = Field(default=8, description="Numbers per embedded id.")
-    hidden: tuple[PositiveInt, ...] = Field(default=(32,), min_length=1, description="Widths of a tower's layers.")
+    hidden: tuple[PositiveInt, ...] = Field(default=(64,), min_length=1, description="Widths of a tower's layers.")
     tower_dimension: Annotated[int, Field(ge=2, le=512)] = Field(
         default=16, description="Numbers per user or item vector; the last is its bias."
     )
