@@ -60,7 +60,8 @@ class TrainingKnobs(Knobs):
     )
     accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: the GPU if there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="Arithmetic of the dense layers while training. auto: bfloat16 on a GPU only."
+        default="auto",
+        description="Arithmetic of the dense layers while training. auto: bfloat16 where the hardware computes in it.",
     )
     warm_start: bool = Field(default=False, description="Start from the champion's weights instead of from scratch.")
 
@@ -209,8 +210,15 @@ def _device(accelerator: str) -> "torch.device":
 
 
 def _precision(wanted: str, device: "torch.device") -> Literal["bf16-mixed", "32-true"]:
-    # CPUs without bfloat16 units emulate it, many times slower; so there it is taken only when asked for.
-    narrow = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+    import torch
+
+    def computes_narrow() -> bool:
+        if device.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # A CPU without such instructions emulates them, many times slower.
+        return any(torch.cpu.get_capabilities().get(unit) for unit in ("avx512_bf16", "amx_bf16"))
+
+    narrow = wanted == "bfloat16" or (wanted == "auto" and computes_narrow())
     return "bf16-mixed" if narrow else "32-true"
 
 

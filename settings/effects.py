@@ -7,7 +7,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from ranking.features import ColumnKnobs
 from ranking.values import Knobs
 
-
 SAMPLE = "sample"
 """The value of ``data.uri`` that means the seeded sample feed in the workspace."""
 

@@ -106,8 +106,8 @@ def _explored(rows: pa.Table, column: str, split: Split) -> pa.Table:
     if chosen.num_rows == 0:
         raise ComparisonError(
             f"None of the {rows.num_rows:,} holdout rows was chosen at random (column {column!r}), "
-            f"{as_utc(split.holdout.start)} to {as_utc(split.holdout.end)}. Explore some traffic, lengthen the holdout, "
-            "or take data.columns.exploration away."
+            f"{as_utc(split.holdout.start)} to {as_utc(split.holdout.end)}. Explore some traffic, lengthen the "
+            "holdout, or take data.columns.exploration away."
         )
     return chosen
 

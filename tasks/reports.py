@@ -70,9 +70,7 @@ def evidence_markdown(evidence: Evidence) -> str:
         f"({comparison.positives:,} clicks, {comparison.users:,} users, {comparison.items:,} items) from "
         f"{as_utc(comparison.holdout.start)} to {as_utc(comparison.holdout.end)}.",
         "",
-        "| metric | champion | challenger | difference | 95 % interval |",
-        "| --- | ---: | ---: | ---: | :---: |",
-        *(_row(metric) for metric in _shown(comparison)),
+        *_metrics(comparison),
     ]
     if verdict.findings:
         lines += ["", "| guardrail | status | finding |", "| --- | --- | --- |"]
@@ -87,12 +85,21 @@ def _shown(comparison: Comparison) -> list[MetricComparison]:
     return [metric for metric in comparison.metrics if metric not in comparison.others or metric.challenger is not None]
 
 
+def _metrics(comparison: Comparison) -> list[str]:
+    """A table of both models and the difference, or of the one model there is."""
+    shown = _shown(comparison)
+    if comparison.champion is None:
+        return ["| metric | value |", "| --- | ---: |", *(f"| {m.name} | {_number(m.challenger)} |" for m in shown)]
+    head = "| metric | champion | challenger | difference | 95 % interval |"
+    return [head, "| --- | ---: | ---: | ---: | :---: |", *(_row(metric) for metric in shown)]
+
+
 def _row(metric: MetricComparison) -> str:
-    difference = metric.difference
-    interval = ""
-    if difference is not None and difference.low is not None and difference.high is not None:
-        interval = f"{difference.low:+.4f} … {difference.high:+.4f}"
-    change = f"{difference.value:+.4f}" if difference else "not measured"
+    difference, interval, change = metric.difference, "not measured", "not measured"
+    if difference is not None:
+        change = f"{difference.value:+.4f}"
+        if difference.low is not None and difference.high is not None:
+            interval = f"{difference.low:+.4f} … {difference.high:+.4f}"
     return f"| {metric.name} | {_number(metric.champion)} | {_number(metric.challenger)} | {change} | {interval} |"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ranking.bundle import Bundle
 from ranking.errors import SettingsError
@@ -29,6 +30,7 @@ class SampleFeed:
         self.folder = Path(folder)
         self.knobs = knobs
         self._world = World(knobs)
+        self._read: dict[int, pd.DataFrame] = {}
         self._check_same_world()
 
     @property
@@ -70,7 +72,9 @@ class SampleFeed:
         return float(np.mean(np.concatenate([self._truth(day)["true_click_probability"] for day in days])))
 
     def _truth(self, number: int) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / "truth" / f"day-{number:03d}.parquet")
+        if number not in self._read:
+            self._read[number] = pd.read_parquet(self.folder / "truth" / f"day-{number:03d}.parquet")
+        return self._read[number]
 
     def _write(self, name: str, rows: pd.DataFrame) -> None:
         buffer = BytesIO()
@@ -104,13 +108,16 @@ def _ranker(champion: Bundle, log: pd.DataFrame) -> Ranker:
     spec = champion.facts.spec.model_copy(
         update={"history": champion.facts.spec.history.model_copy(update={"grain": "day"})}
     )
+    # Only what histories are made of goes through the engine; the candidates' own columns stay here.
+    needed = list(dict.fromkeys(column for key in spec.history_keys for column in key.columns))
+    needed = [*dict.fromkeys((*needed, spec.log.time)), spec.log.label]
+    names = [feature.name for feature in spec.history_features]
 
     def rank(candidates: pd.DataFrame) -> np.ndarray:
-        rows = pd.concat([log.assign(observed=True), candidates.assign(observed=False)], ignore_index=True).reset_index(
-            names="row_id"
-        )
-        table = with_history(ibis.memtable(rows[["row_id", "observed", *spec.log.columns]]), spec)
-        scored = table.filter(~table.observed).order_by("row_id").to_pandas()
-        return champion.score(scored)
+        asked = candidates.reindex(columns=needed).assign(observed=False)
+        rows = pd.concat([log[needed].assign(observed=True), asked], ignore_index=True).reset_index(names="row_id")
+        table = with_history(ibis.memtable(pa.Table.from_pandas(rows, preserve_index=False)), spec)
+        history = table.filter(~table.observed).order_by("row_id").select(*names).to_pandas()
+        return champion.score(pd.concat([candidates.reset_index(drop=True), history], axis=1))
 
     return rank

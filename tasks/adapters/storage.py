@@ -21,7 +21,7 @@ def write_bytes(uri: str, content: bytes) -> None:
         filesystem, path = fsspec.core.url_to_fs(uri)
         folder = str(PurePosixPath(path).parent)
         filesystem.makedirs(folder, exist_ok=True)
-        temporary = f"{path}.part"
+        temporary = f"{path}.{uuid.uuid4().hex}.part"
         with filesystem.open(temporary, "wb") as stream:
             stream.write(content)
         filesystem.mv(temporary, path)

@@ -163,7 +163,9 @@ class DuckDBWarehouse:
         import duckdb
 
         try:
-            yield
+            # Remote files are opened while the engine runs.
+            with _reading(uri):
+                yield
         except duckdb.OutOfMemoryException as error:
             raise StorageError(
                 f"DuckDB has too little memory for {uri}: {_first_line(error)}. Raise memory_limit or free the disk of "

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 KNOBS = WorldKnobs(users=300, items=100, requests_per_day=400, slate_size=6)
 DAYS = 8
+ROOT = Path(__file__).parents[2]
 
 TOML = """
 [data]
@@ -301,3 +304,71 @@ def test_an_unknown_version_lists_what_there_is(trained: Project) -> None:
     code, result = trained.json("promote", "99", "--yes")
     assert (code, result["error"]["type"]) == (6, "UnknownModel")
     assert "1" in result["error"]["message"]
+
+
+def test_the_same_log_and_seed_give_the_same_snapshot_model_and_verdict_in_another_place(
+    trained: Project, tmp_path: Path
+) -> None:
+    copy = tmp_path / "feedloop.toml"
+    copy.write_text(TOML)
+    # Another order and layout of the same rows is the same log.
+    rows = log()
+    (tmp_path / "log.parquet").mkdir()
+    shuffled = rows.sample(frac=1, random_state=1)
+    for number in range(3):
+        shuffled.iloc[number::3].to_parquet(tmp_path / "log.parquet" / f"part-{number}.parquet")
+    results = []
+    for config in (trained.folder / "feedloop.toml", copy):
+        trained.capfd.readouterr()
+        assert app(["retrain", "--config", str(config), "--cutoff", "2026-01-11", "--json"], standalone_mode=False) == 0
+        results.append(json.loads(trained.capfd.readouterr().out)["retraining"])
+    here, there = results
+    assert here["snapshot"]["fingerprint"] == there["snapshot"]["fingerprint"]
+    assert here["training"]["digest"] == there["training"]["digest"] == there["challenger"]["digest"]
+    again = []
+    for result in results:
+        challenger = result["evidence"]["comparison"]["challenger"]
+        again.append((challenger["digest"], result["evidence"]["comparison"]["auc"]["challenger"]))
+    assert again[0] == again[1]
+
+
+def test_help_loads_none_of_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from deployments.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'prefect', 'mlflow', 'pandas', 'lightning', 'ibis', 'sklearn', 'pydantic_settings'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_story_on_a_users_own_log_makes_a_first_champion_and_a_challenger(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "feedloop.toml"
+    config.write_text(TOML)
+    arguments = ["run", "--data", str(folder / "log.parquet"), "--config", str(config), "--yes", "--json"]
+    assert app(arguments, standalone_mode=False) == 0
+    result = json.loads(capfd.readouterr().out)
+    first, second = result["runs"]
+    assert first["evidence"]["comparison"]["champion"] is None
+    assert first["promotion"]["status"] == "promoted"
+    assert second["evidence"]["comparison"]["champion"]["version"] == "1"
+    assert second["snapshot"]["rows"] > first["snapshot"]["rows"]
+    assert result["verdict"] == second["evidence"]["verdict"]
+    assert result["champion"]["version"] in {"1", "2"}
+
+
+def test_simulate_adds_days_to_the_sample_feed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "feedloop.toml"
+    config.write_text("[world]\nusers = 100\nitems = 60\nrequests_per_day = 50\n")
+    for _ in range(2):
+        assert app(["simulate", "--days", "2", "--config", str(config), "--json"], standalone_mode=False) == 0
+        result = json.loads(capfd.readouterr().out)
+    assert result["days"] == 4
+    assert result["until"].startswith("2026-01-09")
+    assert len(pd.read_parquet(result["log"])) == 4 * 50 * 8
+    config.write_text("[world]\nusers = 101\n")
+    assert app(["simulate", "--config", str(config), "--json"], standalone_mode=False) == 2
+    assert "other [world] settings" in json.loads(capfd.readouterr().out)["error"]["message"]

@@ -139,7 +139,7 @@ def _oracle_of_key(row, past, key, t, delay, prior, wanted):  # type: ignore[no-
     return dict.fromkeys(values, float("nan")) if missing else values
 
 
-PROPERTY = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @PROPERTY

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,6 +13,7 @@ import torch
 
 from ranking.errors import TrainingError
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, resolve
+from ranking.history import with_history
 from ranking.metrics import auc, log_loss
 from ranking.models import DeepMLPKnobs, ModelKnobs, TwoTowerKnobs
 from ranking.results import Epoch, Window
@@ -189,28 +191,6 @@ def movielens() -> Path:
     return Path(os.environ.get("FEEDLOOP_TEST_MOVIELENS", Path(__file__).parents[2] / "data" / "ml100k.parquet"))
 
 
-def with_history(log: pd.DataFrame, spec: FeatureSpec) -> pd.DataFrame:
-    """The specification's history columns by plain pandas: everything strictly before the row's second."""
-
-    def before(keys: list[str]) -> pd.DataFrame:
-        moments = log.groupby([*keys, "timestamp"])["click"].agg(["size", "sum"]).reset_index()
-        sums = moments.groupby(keys)[["size", "sum"]].cumsum() if keys else moments[["size", "sum"]].cumsum()
-        moments[["size", "sum"]] = sums - moments[["size", "sum"]]
-        moments["last"] = moments.groupby(keys)["timestamp"].shift() if keys else pd.NaT
-        return log[[*keys, "timestamp"]].merge(moments, on=[*keys, "timestamp"], how="left")
-
-    prior = spec.history.prior_impressions
-    everyone = before([])
-    rate = (everyone["sum"] + prior / 2) / (everyone["size"] + prior)
-    columns = {}
-    for key in spec.history_keys:
-        own = before(list(key.columns))
-        columns[f"hist_{key.name}_impressions"] = own["size"]
-        columns[f"hist_{key.name}_ctr"] = (own["sum"] + prior * rate) / (own["size"] + prior)
-        columns[f"hist_{key.name}_recency_hours"] = (own["timestamp"] - own["last"]) / pd.Timedelta(hours=1)
-    return log.assign(**columns)
-
-
 @pytest.mark.skipif(not movielens().is_file(), reason="MovieLens 100K is not there; see FEEDLOOP_TEST_MOVIELENS")
 @pytest.mark.parametrize(
     ("history", "least_auc", "most_log_loss"), [(True, 0.735, 0.596), (False, 0.64, 0.66)], ids=["history", "logged"]
@@ -225,7 +205,8 @@ def test_movielens_reaches_its_marks(model: ModelKnobs, history: bool, least_auc
     )
     known = HistoryKnobs(enabled=history, item_attributes=("item_main_genre",))
     spec = FeatureSpec(log=resolve(roles, list(log.columns)), history=known)
-    rows = pa.Table.from_pandas(with_history(log, spec), preserve_index=False)
+    built = with_history(ibis.memtable(log), spec)
+    rows = built.order_by(["timestamp", "user_id", "item_id"]).to_pyarrow()
     result = fit(
         rows.slice(0, 72_000),
         rows.slice(72_000, 8_000),

@@ -242,6 +242,7 @@ def _take(source: str, workspace: str) -> str:
     return snapshot_of(source, workspace).fingerprint
 
 
+@pytest.mark.slow
 def test_two_processes_may_take_the_same_snapshot_at_once(source: str, workspace: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         marks = [pool.submit(_take, source, str(workspace)) for _ in range(4)]

@@ -271,6 +271,18 @@ def test_a_wrong_warehouse_is_a_wrong_setting(url: str, says: str) -> None:
         pass
 
 
+def test_a_remote_file_that_may_not_be_opened_is_said(
+    engine: Warehouse, monkeypatch: pytest.MonkeyPatch, bucket: str
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError("403 Forbidden")
+
+    put(f"{bucket}/log.parquet")
+    monkeypatch.setattr(MemoryFileSystem, "_open", forbidden)
+    with pytest.raises(UnreadableData, match=r"memory://bucket/log.parquet cannot be read: .*403 Forbidden"):
+        read(engine, f"{bucket}/log.parquet")
+
+
 def test_a_lost_connection_passes_untranslated_because_tasks_retry_it(
     engine: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
