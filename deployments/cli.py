@@ -64,7 +64,7 @@ def run(
 
     Without data it plays on a seeded sample feed; run again, it goes on where it stopped.
     """
-    return _session(config, json, verbose, data).do("deployments.story:tell", yes=yes)
+    return _session(config, json, verbose, data).do("deployments.story:tell", runs_flows=True, yes=yes)
 
 
 @command("retrain")
@@ -77,7 +77,9 @@ def retrain(
     verbose: Verbose = False,
 ) -> int:
     """One turn of the loop: train a challenger, compare it with the champion, ask for its promotion."""
-    return _session(config, json, verbose, data).do("deployments.commands:retrain", cutoff=cutoff, yes=yes)
+    return _session(config, json, verbose, data).do(
+        "deployments.commands:retrain", runs_flows=True, cutoff=cutoff, yes=yes
+    )
 
 
 @command("compare")
@@ -92,7 +94,7 @@ def compare(
 ) -> int:
     """Compare two registered models on the newest rows that neither has seen.  Changes nothing."""
     return _session(config, json, verbose, data).do(
-        "deployments.commands:compare", champion=champion, challenger=challenger, cutoff=cutoff
+        "deployments.commands:compare", runs_flows=True, champion=champion, challenger=challenger, cutoff=cutoff
     )
 
 
@@ -110,7 +112,7 @@ def promote(
 ) -> int:
     """Make a compared challenger the champion, if its verdict is PROMOTE and somebody approves."""
     return _session(config, json, verbose).do(
-        "deployments.commands:promote", version=version, force=force, reason=reason, yes=yes
+        "deployments.commands:promote", runs_flows=True, version=version, force=force, reason=reason, yes=yes
     )
 
 

@@ -5,6 +5,7 @@ A machine that already talks to a Prefect server (``PREFECT_API_URL``, a profile
 
 import os
 from pathlib import Path
+from threading import Thread
 
 from ranking.errors import StorageError
 
@@ -43,3 +44,26 @@ def prepare(workspace: str | None, *, verbose: bool) -> None:
         except OSError as error:
             raise StorageError(f"The workspace {workspace} cannot be written: {error.strerror}. Allow it.") from error
         os.environ["PREFECT_HOME"] = str(folder)
+
+
+def start_server_early() -> Thread | None:
+    """Start the embedded Prefect server while libraries are imported; a flow would wait 8 s and more for it.
+
+    Returns:
+        A thread to join before the first flow starts; ``None`` when a server is configured anyway.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value() is not None:
+        return None
+    thread = Thread(target=_start_server, name="prefect-server", daemon=True)
+    thread.start()
+    return thread
+
+
+def _start_server() -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        # A failure is not told here: the first flow asks again, and tells it with its own words.
+        client.api_healthcheck()

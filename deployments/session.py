@@ -3,9 +3,10 @@
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
+from threading import Thread
 from typing import Any
 
-from deployments.embedded import prepare
+from deployments.embedded import prepare, start_server_early
 from deployments.output import Output
 from ranking.errors import FeedloopError
 from settings.loading import load
@@ -24,22 +25,31 @@ class Session:
         self.data = str(Path(data).absolute()) if data and "://" not in data else data
         self.verbose = verbose
         self._read_settings = read_settings
+        self._server: Thread | None = None
 
     @cached_property
     def settings(self) -> Settings:
         """The settings of this command."""
         return load(self.config, data_uri=self.data)
 
-    def do(self, work: str, **arguments: Any) -> int:
+    def wait_for_server(self) -> None:
+        """Wait for the server that :meth:`do` started early.  Two starts at once would be two servers."""
+        if self._server is not None:
+            self._server.join()
+
+    def do(self, work: str, *, runs_flows: bool = False, **arguments: Any) -> int:
         """Run a command and return its exit code; errors of feedloop become one paragraph.
 
         Args:
             work: the command's function as ``module:name``.  It is imported only after the environment of an
                 embedded run is set, because Prefect reads that environment when it is imported.
+            runs_flows: it will need a Prefect server, so one is started while everything else is imported.
             arguments: passed to it after the session.
         """
         try:
             prepare(self.settings.workspace if self._read_settings else None, verbose=self.verbose)
+            if runs_flows:
+                self._server = start_server_early()
             return int(resolve_name(work)(self, **arguments))
         except FeedloopError as error:
             return self.output.fail(error)

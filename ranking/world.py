@@ -42,11 +42,11 @@ class WorldKnobs(Knobs):
     new_items_per_day: NonNegativeInt = Field(default=12, description="Items that appear every day.")
     categories: PositiveInt = Field(default=8, description="Item categories.")
     taste_dimensions: PositiveInt = Field(default=6, description="Dimensions of tastes and topics.")
-    requests_per_day: PositiveInt = Field(default=1200, description="Feed requests per day.")
+    requests_per_day: PositiveInt = Field(default=1500, description="Feed requests per day.")
     candidates_per_request: PositiveInt = Field(default=24, description="Items the ranker chooses from.")
     slate_size: PositiveInt = Field(default=8, description="Items shown per request.")
     exploration_share: float = Field(
-        default=0.25, ge=0, le=1, description="Share of requests shown in random order, whoever ranks."
+        default=0.4, ge=0, le=1, description="Share of requests shown in random order, whoever ranks."
     )
     taste_drift_per_day: NonNegativeFloat = Field(
         default=0.05, description="Standard deviation of a day's change of each user's taste."
@@ -57,7 +57,7 @@ class WorldKnobs(Knobs):
     segment_drift_per_day: NonNegativeFloat = Field(
         default=0.3, description="Standard deviation of a day's change of what each age band thinks of each category."
     )
-    bursts_per_day: NonNegativeFloat = Field(default=1.5, description="Items that suddenly get popular, per day.")
+    bursts_per_day: NonNegativeFloat = Field(default=0.5, description="Items that suddenly get popular, per day.")
     mean_click_delay_minutes: PositiveFloat = Field(default=20.0, description="Mean time from impression to click.")
     label_delay_hours: PositiveFloat = Field(default=2.0, description="Time after which every click is known.")
 
@@ -78,7 +78,7 @@ SAMPLE_COLUMNS = ColumnKnobs(
 SAMPLE_ATTRIBUTES = ("item_category",)
 """Item columns of the sample feed whose history counts."""
 
-SAMPLE_WINDOW_DAYS, SAMPLE_HOLDOUT_DAYS = 18.0, 4.0
+SAMPLE_WINDOW_DAYS, SAMPLE_HOLDOUT_DAYS = 14.0, 4.0
 """How much of the sample feed one retraining reads: its tastes change within weeks."""
 
 
@@ -90,8 +90,8 @@ class World:
         rng = np.random.default_rng([knobs.seed, 0])
         self._user_device = rng.choice(DEVICES, knobs.users, p=[0.65, 0.1, 0.25])
         self._user_age = rng.integers(0, len(AGE_BANDS), knobs.users)
-        self._user_bias = rng.normal(0, 0.9, knobs.users)
-        self._user_activity = rng.pareto(1.5, knobs.users) + 0.3
+        self._user_bias = rng.normal(0, 0.7, knobs.users)
+        self._user_activity = rng.lognormal(0, 0.7, knobs.users)
         self._category_topic = rng.normal(0, 1, (knobs.categories, knobs.taste_dimensions))
         self._tastes = [rng.normal(0, 0.75, (knobs.users, knobs.taste_dimensions))]
         self._trends = [rng.normal(0, 0.4, knobs.categories)]
