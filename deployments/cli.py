@@ -1,6 +1,6 @@
 """The command line: ``feedloop``.  Every command takes ``--json`` and exits with a number that means something.
 
-0 done · 2 settings or usage · 3 data · 4 training or comparison · 5 a bundle · 6 registry · 7 not promoted or
+0 done · 2 settings or usage · 3 data · 4 training, comparison or recheck · 5 a bundle · 6 registry · 7 not promoted or
 nothing to roll back to · 8 storage.  Heavy imports stand inside the commands, so that ``--help`` is quick.
 """
 
@@ -31,6 +31,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what Prefect
 Yes = Annotated[bool, typer.Option("--yes", help="Approve the promotion explicitly, without being asked.")]
 Cutoff = Annotated[
     datetime | None, typer.Option(help="Use rows before this moment (UTC). [default: up to the newest row]")
+]
+Evidence = Annotated[
+    str, typer.Argument(help="Version, alias, or the first 6 or more characters of the evidence's digest.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is written to the ledger.")]
 
@@ -140,6 +143,49 @@ def status(config: Config = None, json: Json = False, verbose: Verbose = False) 
 def history(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
     """Every promotion, refusal and rollback, from the ledger."""
     return _session(config, json, verbose).do("deployments.commands:history")
+
+
+@command("explain")
+def explain(
+    identifier: Evidence,
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Tell stored evidence in words: the decision and why, who was compared with whom on what, and what was missing."""
+    return _session(config, json, verbose).do("deployments.evidence_commands:explain", identifier=identifier)
+
+
+@command("recheck")
+def recheck(
+    identifier: Evidence,
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Decide again from the stored comparison and the policy of then; 4 if anything comes out differently."""
+    return _session(config, json, verbose).do("deployments.evidence_commands:recheck", identifier=identifier)
+
+
+@command("gate-check")
+def gate_check(
+    repetitions: Annotated[
+        int | None,
+        typer.Option(help="Holdouts drawn per scenario. [default: as many as take about a minute]", min=1, max=10_000),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.", min=0)] = 0,
+    config: Config = None,
+    data: Data = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """How often would this gate promote an equal, a better and a harmful challenger?  On holdouts like yours.
+
+    Simulates challengers whose true quality is known, on holdouts of the same shape as the configured log's.
+    """
+    return _session(config, json, verbose, data).do(
+        "deployments.evidence_commands:gate_check", repetitions=repetitions, seed=seed
+    )
 
 
 @command("init")

@@ -35,7 +35,7 @@ def turn(session: Session, *, cutoff: datetime | None, now: datetime | None, yes
 
 def retrain(session: Session, *, cutoff: datetime | None, yes: bool) -> int:
     """``feedloop retrain``."""
-    result = turn(session, cutoff=cutoff, now=_now(session), yes=yes)
+    result = turn(session, cutoff=cutoff, now=now_of(session), yes=yes)
     session.output.finish(
         retraining=result, comparison=result.comparison, verdict=result.verdict, promotion=result.promotion
     )
@@ -54,7 +54,7 @@ def compare(session: Session, *, champion: str, challenger: str, cutoff: datetim
         config=session.config,
         data=session.data,
         cutoff=_utc(cutoff),
-        now=_now(session),
+        now=now_of(session),
     )
     session.output.markdown(evidence_markdown(evidence))
     session.output.finish(comparison=evidence.comparison, verdict=evidence.verdict)
@@ -68,7 +68,7 @@ def promote(session: Session, *, version: str, force: bool, reason: str, yes: bo
 
     session.wait_for_server()
     with answered_by(asker(session.output, yes=yes)):
-        promotion = flow(challenger=version, force=force, reason=reason, config=session.config, now=_now(session))
+        promotion = flow(challenger=version, force=force, reason=reason, config=session.config, now=now_of(session))
     tell_promotion(session, promotion)
     session.output.finish(promotion=promotion)
     return 0 if promotion.status == "promoted" else 7
@@ -79,7 +79,7 @@ def rollback(session: Session, *, to: str | None, reason: str) -> int:
     from tasks.registry import apply_rollback
 
     settings = session.settings
-    now = _now(session) or datetime.now(UTC)
+    now = now_of(session) or datetime.now(UTC)
     result = apply_rollback.fn(to=to, reason=reason, actor=who(), now=now, **settings.store)
     session.output.say(
         f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
@@ -178,13 +178,14 @@ def _line(entry: LedgerEntry) -> str:
     )
 
 
-def _now(session: Session) -> datetime | None:
+def now_of(session: Session) -> datetime | None:
     """The sample feed has a calendar of its own."""
-    if not session.settings.is_sample:
-        return None
     from tasks.sample import SampleFeed
 
-    return SampleFeed(session.settings.sample_folder, session.settings.world).now
+    settings = session.settings
+    if not settings.is_sample:
+        return None
+    return SampleFeed(settings.sample_folder, settings.world, settings.data.window_days).now
 
 
 def _utc(moment: datetime | None) -> datetime | None:

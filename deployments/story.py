@@ -48,7 +48,7 @@ def tell(session: Session, *, yes: bool) -> int:
 
 def _on_sample(session: Session, *, yes: bool) -> list[Retraining]:
     settings, output = session.settings, session.output
-    feed = SampleFeed(settings.sample_folder, settings.world)
+    feed = SampleFeed(settings.sample_folder, settings.world, settings.data.window_days)
     turns = []
     if champion_now(**settings.store) is None:
         output.step("A feed without a ranker")
@@ -74,7 +74,8 @@ def _on_sample(session: Session, *, yes: bool) -> list[Retraining]:
 
 def serve_days(session: Session, days: int) -> SampleFeed:
     """Let the champion, if there is one, serve more days of the sample feed."""
-    feed = SampleFeed(session.settings.sample_folder, session.settings.world)
+    settings = session.settings
+    feed = SampleFeed(settings.sample_folder, settings.world, settings.data.window_days)
     _serve(session, feed, days)
     return feed
 

@@ -12,6 +12,7 @@ from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
 from tasks.registry import features_read_by, find_model
+from tasks.version import code_version
 
 
 @flow(name="compare", flow_run_name="compare-{champion}-{challenger}")
@@ -47,4 +48,10 @@ def compare(
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)
-    return Evidence(comparison=comparison, verdict=verdict, policy_digest=settings.policy_digest)
+    return Evidence(
+        comparison=comparison,
+        verdict=verdict,
+        policy_digest=settings.policy_digest,
+        policy=settings.policy,
+        code_version=code_version(),
+    )

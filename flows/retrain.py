@@ -15,6 +15,7 @@ from tasks.evaluation import compare_models, judge
 from tasks.registry import current_champion, features_read_by, record_evidence, register_challenger
 from tasks.reports import write_report
 from tasks.training import train_challenger
+from tasks.version import code_version
 
 Trigger = Literal["manual", "schedule", "drift", "performance", "volume"]
 
@@ -72,6 +73,8 @@ def retrain(
         comparison=comparison,
         verdict=verdict,
         policy_digest=settings.policy_digest,
+        policy=settings.policy,
+        code_version=code_version(),
         training=trained.training,
         split=split,
     )

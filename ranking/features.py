@@ -109,8 +109,13 @@ class HistoryKnobs(Knobs):
     user_by_attribute: bool = Field(
         default=True, description="Also the history of each user with each of those attributes."
     )
+    since_start: bool = Field(
+        default=True,
+        description="Impressions and click rate since the snapshot's start. They grow with the window, so a model "
+        "meets larger numbers than it learnt from; where that matters use windows_days and split.warmup_days instead.",
+    )
     windows_days: tuple[PositiveInt, ...] = Field(
-        default=(), description="Look-back windows in days, besides everything since the snapshot's start."
+        default=(), description="Look-back windows in days for impressions and click rate."
     )
     prior_impressions: PositiveFloat = Field(
         default=20.0, description="Strength of the click-rate smoothing, in impressions."
@@ -162,7 +167,10 @@ class FeatureSpec(Value):
         """
         features = []
         for key in self.history_keys:
-            suffixes = ("", *(f"_{days}d" for days in self.history.windows_days))
+            suffixes = [
+                *([""] if self.history.since_start else []),
+                *(f"_{days}d" for days in self.history.windows_days),
+            ]
             names = [f"hist_{key.name}_{what}{suffix}" for suffix in suffixes for what in ("impressions", "ctr")]
             names.append(f"hist_{key.name}_recency_hours")
             features += [Feature(name=name, owner=key.owner, kind=Kind.NUMERIC) for name in names]

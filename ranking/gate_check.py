@@ -1,5 +1,6 @@
 """What do these thresholds do?  The configured gate, run on models whose true difference is known."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,6 +14,9 @@ from ranking.verdict import GateKnobs, decide
 
 _LEARNT = Window(start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 1, 8, tzinfo=UTC))
 _HOLDOUT = Window(start=datetime(2026, 1, 9, tzinfo=UTC), end=datetime(2026, 1, 10, tzinfo=UTC))
+
+SCENARIOS = 4
+"""Equal, slightly better, clearly better, harmful."""
 
 
 class Scenario(Value):
@@ -50,7 +54,14 @@ class GateCheck(Value):
     minimum_detectable_effect: float | None = Field(description="Median over the equal challengers.")
 
 
-def check_gate(shape: HoldoutShape, knobs: GateKnobs, *, repetitions: int, seed: int) -> GateCheck:
+def check_gate(
+    shape: HoldoutShape,
+    knobs: GateKnobs,
+    *,
+    repetitions: int,
+    seed: int,
+    after_each: Callable[[], None] | None = None,
+) -> GateCheck:
     """Simulate equal, better and harmful challengers and count what the gate decides.
 
     Args:
@@ -58,6 +69,7 @@ def check_gate(shape: HoldoutShape, knobs: GateKnobs, *, repetitions: int, seed:
         knobs: the gate as configured.  Budgets count as met.
         repetitions: holdouts drawn per scenario; 200 give rates to about 2 percentage points.
         seed: of everything random.
+        after_each: called after each of the ``SCENARIOS * repetitions`` holdouts, to show how far it is.
     """
     free = knobs.model_copy(
         update={"max_latency_p99_milliseconds": None, "max_size_megabytes": None, "slice_columns": ()}
@@ -69,7 +81,8 @@ def check_gate(shape: HoldoutShape, knobs: GateKnobs, *, repetitions: int, seed:
         "harmful": -2 * knobs.max_auc_degradation,
     }
     runs = {
-        name: _run(name, shape, gain, knobs=free, repetitions=repetitions, seed=seed) for name, gain in gains.items()
+        name: _run(name, shape, gain, knobs=free, repetitions=repetitions, seed=seed, after_each=after_each)
+        for name, gain in gains.items()
     }
     by_name = {name: scenario for name, (scenario, _) in runs.items()}
     return GateCheck(
@@ -85,7 +98,14 @@ def check_gate(shape: HoldoutShape, knobs: GateKnobs, *, repetitions: int, seed:
 
 
 def _run(
-    name: str, shape: HoldoutShape, gain: float, *, knobs: GateKnobs, repetitions: int, seed: int
+    name: str,
+    shape: HoldoutShape,
+    gain: float,
+    *,
+    knobs: GateKnobs,
+    repetitions: int,
+    seed: int,
+    after_each: Callable[[], None] | None,
 ) -> tuple[Scenario, float | None]:
     found = world(shape, abs(gain), seed)
     champion, challenger = (
@@ -111,6 +131,8 @@ def _run(
             gains.append(measured.value)
             bounds.append((measured.low, measured.high))
             detectable.append(verdict.minimum_detectable_effect or 0.0)
+        if after_each is not None:
+            after_each()
     mean = float(np.mean(gains)) if gains else 0.0
     scenario = Scenario(
         name=name,

@@ -172,7 +172,7 @@ def _features(table: "ir.Table", prefix: str, key: HistoryKey, spec: FeatureSpec
     strength, prior = spec.history.prior_impressions, table["__prior"]
     past = {name: table[f"{prefix}{name}"] for name in ("seen", "known", "clicks", "last", *_left(spec))}
     features = {}
-    for days in (None, *spec.history.windows_days):
+    for days in (*((None,) if spec.history.since_start else ()), *spec.history.windows_days):
         suffix, seen, known, clicks = "", past["seen"], past["known"], past["clicks"]
         if days is not None:
             suffix = f"_{days}d"

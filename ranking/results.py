@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import AwareDatetime, Field, JsonValue, NonNegativeFloat, NonNegativeInt, model_validator
 
 from ranking.features import FeatureSpec, Schema
 from ranking.values import Value, digest
@@ -302,7 +302,11 @@ class Evidence(Value):
 
     comparison: Comparison
     verdict: Verdict
-    policy_digest: str
+    policy_digest: str = Field(description="sha256 of the policy that was in force.")
+    policy: dict[str, JsonValue] = Field(
+        default={}, description="That policy: the knobs of gate and split. Empty in records that kept only its digest."
+    )
+    code_version: str | None = Field(default=None, description="feedloop's version, and its commit if known.")
     training: Training | None = None
     split: Split | None = None
 
@@ -383,7 +387,9 @@ class Report(Value):
     """Where the report of one run lies."""
 
     markdown_uri: str
-    picture_uri: str
+    html_uri: str = Field(description="The same in one file, with its pictures inside.")
+    picture_uri: str = Field(description="ROC, calibration, AUC difference, training.")
+    evidence_picture_uri: str = Field(description="Intervals against margins, slices, score shift.")
     title: str
 
 

@@ -2,8 +2,8 @@
 
 ::
 
-    |------------- train -------------|- validation -|  gap  |--- holdout ---|  maturity  | cut-off
-                                      '------ learnt before here ------'
+    | warm-up |-------- train --------|- validation -|  gap  |--- holdout ---|  maturity  | cut-off
+              '----------- learnt from here ---------'
 
 The order is never random: tomorrow's rows must be predicted from yesterday's.
 """
@@ -34,6 +34,10 @@ class SplitKnobs(Knobs):
     )
     validation_share: float = Field(
         default=0.1, gt=0, lt=1, description="Share of the rows before the holdout that decide when training stops."
+    )
+    warmup_days: NonNegativeFloat = Field(
+        default=0.0,
+        description="Nothing is learnt from the window's first days: their rows only give history to the later ones.",
     )
     gap_hours: NonNegativeFloat = Field(
         default=0.0, description="Time left out between learning and holdout, so that sessions do not straddle it."
@@ -75,11 +79,13 @@ def split_by_time(
         )
     holdout_start = _holdout_start(mature, mature_end, knobs)
     learn_end = min(holdout_start, _us(_at(holdout_start) - timedelta(hours=knobs.gap_hours)))
-    learn = mature[: np.searchsorted(mature, learn_end, side="left")]
+    learn_start = _us(_at(int(times[0])) + timedelta(days=knobs.warmup_days))
+    learn = mature[slice(*np.searchsorted(mature, [learn_start, learn_end], side="left"))]
     if len(learn) == 0:
         raise SplitError(
-            f"No row is left to learn from before the holdout, which starts {as_utc(_at(holdout_start))}, and the gap "
-            f"of {knobs.gap_hours:g} h. Bring more data, or shorten the holdout or the gap."
+            f"No row is left to learn from between the warm-up of {knobs.warmup_days:g} days and the gap of "
+            f"{knobs.gap_hours:g} h before the holdout, which starts {as_utc(_at(holdout_start))}. Bring more data, or "
+            "shorten one of the three."
         )
     validation_start = int(learn[min(len(learn) - 1, round(len(learn) * (1 - knobs.validation_share)))])
     train_rows = int(np.searchsorted(learn, validation_start, side="left"))
@@ -90,7 +96,7 @@ def split_by_time(
     }
     _require_rows(counts, knobs.min_rows, len(times))
     return Split(
-        train=Window(start=_at(int(times[0])), end=_at(validation_start)),
+        train=Window(start=_at(int(learn[0])), end=_at(validation_start)),
         validation=Window(start=_at(validation_start), end=_at(learn_end)),
         holdout=Window(start=_at(holdout_start), end=_at(mature_end)),
         gap_hours=knobs.gap_hours,

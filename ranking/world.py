@@ -10,7 +10,6 @@ same log, day by day, in whatever order or process the days are asked for.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -26,6 +25,9 @@ CLICK_AT = "click_at"
 TRUTH = "true_click_probability"
 DEVICES = np.array(["phone", "tablet", "desktop"], dtype=object)
 AGE_BANDS = np.array(["-24", "25-34", "35-49", "50+"], dtype=object)
+TASTE_SPREAD, TREND_SPREAD, SEGMENT_SPREAD = 0.75, 0.4, 1.1
+"""Standard deviations of single tastes, of the categories' popularity, and of what age bands think of categories."""
+
 HOURS = np.arange(24)
 HOUR_WEIGHTS = 1.0 + 0.8 * np.sin((HOURS - 9) / 24 * 2 * np.pi) + 0.5 * (np.abs(HOURS - 20) <= 2)
 
@@ -33,7 +35,7 @@ HOUR_WEIGHTS = 1.0 + 0.8 * np.sin((HOURS - 9) / 24 * 2 * np.pi) + 0.5 * (np.abs(
 class WorldKnobs(Knobs):
     """How large and how restless the sample feed is."""
 
-    seed: NonNegativeInt = Field(default=7, description="Everything random in the world follows from it.")
+    seed: NonNegativeInt = Field(default=1, description="Everything random in the world follows from it.")
     start: AwareDatetime = Field(
         default=datetime.fromisoformat("2026-01-05T00:00:00+00:00"), description="First midnight of the world (UTC)."
     )
@@ -78,8 +80,11 @@ SAMPLE_COLUMNS = ColumnKnobs(
 SAMPLE_ATTRIBUTES = ("item_category",)
 """Item columns of the sample feed whose history counts."""
 
-SAMPLE_WINDOW_DAYS, SAMPLE_HOLDOUT_DAYS = 14.0, 4.0
-"""How much of the sample feed one retraining reads: its tastes change within weeks."""
+SAMPLE_WINDOW_DAYS, SAMPLE_WARMUP_DAYS, SAMPLE_HOLDOUT_DAYS = 14.0, 3.0, 4.0
+"""How much of the sample feed one retraining reads, and for what: its tastes change within weeks."""
+
+SAMPLE_HISTORY_DAYS = (3,)
+"""Look-back of its history features; counts since the start would grow beyond what a model learnt from."""
 
 
 class World:
@@ -93,9 +98,10 @@ class World:
         self._user_bias = rng.normal(0, 0.7, knobs.users)
         self._user_activity = rng.lognormal(0, 0.7, knobs.users)
         self._category_topic = rng.normal(0, 1, (knobs.categories, knobs.taste_dimensions))
-        self._tastes = [rng.normal(0, 0.75, (knobs.users, knobs.taste_dimensions))]
-        self._trends = [rng.normal(0, 0.4, knobs.categories)]
-        self._segments = [rng.normal(0, 0.8, (len(AGE_BANDS), knobs.categories))]
+        self._items, self._topics = self._make_items()
+        self._tastes = [rng.normal(0, TASTE_SPREAD, (knobs.users, knobs.taste_dimensions))]
+        self._trends = [rng.normal(0, TREND_SPREAD, knobs.categories)]
+        self._segments = [rng.normal(0, SEGMENT_SPREAD, (len(AGE_BANDS), knobs.categories))]
 
     def day(self, number: int, ranker: Ranker | None = None) -> pd.DataFrame:
         """Let ``ranker`` serve day ``number`` (0 is the first).
@@ -158,7 +164,7 @@ class World:
             -2.3
             + self._user_bias[user]
             + items["quality"].to_numpy()
-            + (self._taste(number)[user] * np.stack(items["topic"].to_list())).sum(axis=1)
+            + (self._taste(number)[user] * self._topics[item]).sum(axis=1)
             + self._trend(number)[category]
             + self._segment(number)[self._user_age[user], category]
             + 2.0 * np.exp(-np.abs(number - items["burst"].to_numpy()) / 1.5)
@@ -181,9 +187,8 @@ class World:
             }
         )
 
-    @cached_property
-    def _items(self) -> pd.DataFrame:
-        """Every item that ever appears, in order of birth; long before any day that is asked for."""
+    def _make_items(self) -> tuple[pd.DataFrame, np.ndarray]:
+        """Every item of the first 400 days, in order of birth, and what each is about (items, taste_dimensions)."""
         knobs = self.knobs
         rng = np.random.default_rng([knobs.seed, 2])
         days = 400
@@ -192,38 +197,41 @@ class World:
             [-rng.integers(0, 30, knobs.items), np.repeat(np.arange(1, days + 1), knobs.new_items_per_day)]
         )
         category = rng.integers(0, knobs.categories, count)
-        topic = 0.35 * (self._category_topic[category] + rng.normal(0, 0.8, (count, knobs.taste_dimensions)))
+        topics = 0.35 * (self._category_topic[category] + rng.normal(0, 0.8, (count, knobs.taste_dimensions)))
         bursts = rng.random(count) < min(1.0, knobs.bursts_per_day * days / count)
-        return pd.DataFrame(
+        items = pd.DataFrame(
             {
                 "born": born,
                 "category": category,
                 "creator": rng.integers(0, 60, count),
                 "quality": rng.normal(0, 0.9, count),
-                "topic": list(topic),
                 "burst": np.where(bursts, born + rng.integers(2, 15, count), 10_000),
             }
         )
+        return items, topics
 
     def _taste(self, number: int) -> np.ndarray:
         """Tastes on a day, (users, taste_dimensions)."""
-        return self._walked(self._tastes, number, stream=3, drift=self.knobs.taste_drift_per_day * 0.75)
+        return _walked(self._tastes, number, TASTE_SPREAD, self.knobs.taste_drift_per_day, [self.knobs.seed, 3])
 
     def _trend(self, number: int) -> np.ndarray:
         """Popularity of each category on a day, (categories,)."""
-        return self._walked(self._trends, number, stream=4, drift=self.knobs.trend_drift_per_day)
+        return _walked(self._trends, number, TREND_SPREAD, self.knobs.trend_drift_per_day, [self.knobs.seed, 4])
 
     def _segment(self, number: int) -> np.ndarray:
         """What each age band thinks of each category on a day, (age bands, categories)."""
-        return self._walked(self._segments, number, stream=5, drift=self.knobs.segment_drift_per_day)
+        return _walked(self._segments, number, SEGMENT_SPREAD, self.knobs.segment_drift_per_day, [self.knobs.seed, 5])
 
-    def _walked(self, days: list[np.ndarray], number: int, *, stream: int, drift: float) -> np.ndarray:
-        """The state of a day: a random walk, pulled back a little so that it keeps its spread for months."""
-        while len(days) <= number:
-            rng = np.random.default_rng([self.knobs.seed, stream, len(days)])
-            days.append(days[-1] * 0.99 + rng.normal(0, drift, days[-1].shape))
-        # What rises for some falls for others: tastes change, the number of clicks on the whole feed does not.
-        return np.asarray(days[number] - days[number].mean(axis=0))
+
+def _walked(days: list[np.ndarray], number: int, spread: float, drift: float, seed: list[int]) -> np.ndarray:
+    """The state of a day: a walk with steps of ``drift`` that is pulled back so that its spread stays the same."""
+    step = min(drift, spread)
+    kept = float(np.sqrt(1.0 - (step / spread) ** 2))
+    while len(days) <= number:
+        rng = np.random.default_rng([*seed, len(days)])
+        days.append(kept * days[-1] + rng.normal(0, step, days[-1].shape))
+    # What rises for some falls for others: tastes change, the number of clicks on the whole feed hardly does.
+    return np.asarray(days[number] - days[number].mean(axis=0))
 
 
 def as_known_at(log: pd.DataFrame, now: datetime) -> pd.DataFrame:

@@ -14,7 +14,14 @@ from pydantic_settings import SettingsError as PydanticSettingsError
 
 from ranking.errors import SettingsError
 from ranking.values import Knobs
-from ranking.world import SAMPLE_ATTRIBUTES, SAMPLE_COLUMNS, SAMPLE_HOLDOUT_DAYS, SAMPLE_WINDOW_DAYS
+from ranking.world import (
+    SAMPLE_ATTRIBUTES,
+    SAMPLE_COLUMNS,
+    SAMPLE_HISTORY_DAYS,
+    SAMPLE_HOLDOUT_DAYS,
+    SAMPLE_WARMUP_DAYS,
+    SAMPLE_WINDOW_DAYS,
+)
 from settings.effects import SAMPLE
 from settings.model import PREFIX, Settings
 
@@ -86,6 +93,7 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
 
 def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
     """The sample feed knows its columns, its label delay and its pace; what the user has set stays."""
+    split = _filled(settings.split, warmup_days=SAMPLE_WARMUP_DAYS)
     return {
         "data": _filled(
             settings.data,
@@ -93,10 +101,10 @@ def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
             label_delay_hours=settings.world.label_delay_hours,
             window_days=SAMPLE_WINDOW_DAYS,
         ).model_copy(update={"uri": f"{workspace}/sample/interactions"}),
-        "history": _filled(settings.history, item_attributes=SAMPLE_ATTRIBUTES),
-        "split": settings.split
-        if settings.split.holdout_share
-        else _filled(settings.split, holdout_days=SAMPLE_HOLDOUT_DAYS),
+        "history": _filled(
+            settings.history, item_attributes=SAMPLE_ATTRIBUTES, windows_days=SAMPLE_HISTORY_DAYS, since_start=False
+        ),
+        "split": split if split.holdout_share else _filled(split, holdout_days=SAMPLE_HOLDOUT_DAYS),
     }
 
 

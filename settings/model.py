@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, JsonValue, NonNegativeInt
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ranking.features import FeatureSpec, HistoryKnobs, Schema
@@ -75,9 +75,14 @@ class Settings(BaseSettings):
         return self.data.uri == f"{self.sample_folder}/interactions"
 
     @property
+    def policy(self) -> dict[str, JsonValue]:
+        """Everything that decides about a promotion, as plain data that evidence keeps."""
+        return {"gate": self.gate.model_dump(mode="json"), "split": self.split.model_dump(mode="json")}
+
+    @property
     def policy_digest(self) -> str:
-        """Digest of everything that decides about a promotion; an approval is bound to it."""
-        return digest({"gate": self.gate.model_dump(mode="json"), "split": self.split.model_dump(mode="json")})
+        """Digest of the policy; an approval is bound to it."""
+        return digest(self.policy)
 
     def feature_spec(self, log: Schema) -> FeatureSpec:
         """What a model trained under these settings reads from ``log``."""

@@ -13,6 +13,7 @@ from ranking.comparison import Scored, by_value, codes, compare
 from ranking.errors import ComparisonError
 from ranking.fairness import assert_fair
 from ranking.features import Schema
+from ranking.gate_world import HoldoutShape, shape_of
 from ranking.results import Comparison, FeatureTable, ModelRef, Snapshot, Split, Verdict, as_utc
 from ranking.verdict import GateKnobs, decide
 from settings.effects import RegistryKnobs
@@ -25,6 +26,9 @@ logger = logging.getLogger("feedloop.evaluation")
 
 COLD_ITEM_IMPRESSIONS = 10
 """An item with fewer impressions before the holdout is cold."""
+
+ASSUMED_AUC = 0.7
+"""Of a champion that does not exist yet."""
 
 
 @task(name="compare models", timeout_seconds=3 * 3600, **RETRY_REGISTRY.options)
@@ -98,6 +102,65 @@ def compare_models(
         confidence_level=gate.confidence_level,
         exploration=log.exploration is not None,
     )
+
+
+def holdout_shape(
+    *,
+    champion: ModelRef | None,
+    other: ModelRef | None,
+    snapshot: Snapshot,
+    features: FeatureTable,
+    split: Split,
+    gate: GateKnobs,
+    registry: RegistryKnobs,
+    workspace: str,
+    warehouse: str,
+) -> HoldoutShape:
+    """Describe the holdout that the next challenger would be compared on, for ``ranking.gate_check``.
+
+    Nothing is decided on it, so it need not be fair: the champion may have learnt some of these rows.
+
+    Args:
+        champion: who serves; without one its AUC is taken to be ``ASSUMED_AUC``.
+        other: another version, to see how much two models' scores differ; without one ``HoldoutShape``'s default.
+        snapshot: the rows.
+        features: the rows with today's features.
+        split: names the holdout.
+        gate: names the slices.
+        registry: where the bundles are.
+        workspace: where a model with other features gets a table of its own.
+        warehouse: the engine that builds it.
+    """
+    log = features.spec.log
+    rows = load_rows(features, split.holdout)
+    if log.exploration:
+        rows = _explored(rows, log.exploration, split)
+
+    def scores(model: ModelRef | None) -> np.ndarray | None:
+        if model is None:
+            return None
+        with temporary_folder() as folder:
+            bundle = Bundle.load(download_bundle(model, registry, workspace, folder / "bundle"), model.digest)
+        return bundle.score(_rows_for(bundle, rows, features, snapshot, split, workspace, warehouse))
+
+    serving = scores(champion)
+    changed = serving if other is None or serving is None else scores(other)
+    shape = shape_of(
+        Scored(
+            labels=rows[log.label].to_numpy(),
+            challenger=np.full(rows.num_rows, 0.5) if changed is None else changed,
+            champion=serving,
+            users=codes(rows[log.user])[0],
+            items=codes(rows[log.item])[0],
+            row_ids=_ids(rows),
+            slices=_slices(rows, load_rows(features, split.learnt), log, gate),
+        )
+    )
+    if serving is not None:
+        return shape
+    # Constant scores say nothing of a model: what it would be like is assumed.
+    assumed = {"auc": ASSUMED_AUC, "signal": HoldoutShape.model_fields["signal"].default}
+    return shape.model_copy(update=assumed)
 
 
 def _explored(rows: pa.Table, column: str, split: Split) -> pa.Table:

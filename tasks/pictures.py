@@ -1,4 +1,4 @@
-"""The report's picture: four panels that show what the numbers say."""
+"""The report's first picture: four panels that show what the models are; the second is in ``evidence_picture``."""
 
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ from ranking.results import Comparison, Curve, Lines, Training, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CHAMPION = "#6b7280"
 CHALLENGER = "#2563eb"
@@ -34,22 +35,33 @@ def report_picture(
     Returns:
         A PNG.
     """
+    figure = titled_figure(comparison, verdict)
+    axes = figure.subplots(2, 2)
+    _roc(axes[0][0], comparison)
+    _reliability(axes[0][1], comparison)
+    _difference(axes[1][0], comparison, min_auc_improvement, max_auc_degradation)
+    _training(axes[1][1], training)
+    return png(figure)
+
+
+def titled_figure(comparison: Comparison, verdict: Verdict) -> "Figure":
+    """An empty figure that says who is compared and what was decided."""
     # The object API, not pyplot: no global state, no display, safe in any thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
     challenger, champion = comparison.challenger, comparison.champion
     against = f"champion v{champion.version}" if champion else "no champion yet"
     figure.suptitle(
         f"{challenger.name}: challenger v{challenger.version} against {against}: {verdict.decision}", fontsize=14
     )
-    _roc(axes[0][0], comparison)
-    _reliability(axes[0][1], comparison)
-    _difference(axes[1][0], comparison, min_auc_improvement, max_auc_degradation)
-    _training(axes[1][1], training)
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """The figure as a file's content."""
     buffer = BytesIO()
     # No date and no version in the file: the same numbers give the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})

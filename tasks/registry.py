@@ -34,6 +34,7 @@ from tasks import promotion
 from tasks.adapters.ledger import Ledger, open_ledger
 from tasks.adapters.registry import CHALLENGER, Registry, open_registry
 from tasks.adapters.storage import local_copy, temporary_folder
+from tasks.evidence import KeptEvidence, find
 from tasks.retries import RETRY_REGISTRY
 from tasks.rollback import rollback
 
@@ -190,7 +191,7 @@ def record_evidence(
         return
     with temporary_folder() as folder:
         files = {}
-        for uri in (report.markdown_uri, report.picture_uri):
+        for uri in (report.markdown_uri, report.html_uri, report.picture_uri, report.evidence_picture_uri):
             name = uri.rsplit("/", 1)[-1]
             files[f"report/{name}"] = folder / name
             try:
@@ -214,6 +215,11 @@ def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str)
             f"Version {challenger.version} of {challenger.name!r} was never compared with a champion. Compare it first."
         )
     return found
+
+
+def find_evidence(identifier: str, registry: RegistryKnobs, workspace: str) -> KeptEvidence:
+    """Stored evidence by version, alias or the start of its digest; see :func:`tasks.evidence.find`."""
+    return find(_registry(registry, workspace), identifier)
 
 
 @task(name="apply promotion", timeout_seconds=900, **RETRY_REGISTRY.options)

@@ -1,4 +1,4 @@
-"""The report a person reads before approving: Markdown, a picture, a file, and Prefect artifacts."""
+"""The report a person reads before approving: Markdown, HTML, two pictures, and Prefect artifacts."""
 
 import base64
 import logging
@@ -11,10 +11,18 @@ from prefect.context import TaskRunContext
 from ranking.results import Comparison, Estimate, Evidence, MetricComparison, Report, as_utc
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
+from tasks.evidence_picture import evidence_picture
+from tasks.html import page
 from tasks.pictures import report_picture
 from tasks.retries import RETRY_STORAGE
 
 logger = logging.getLogger("feedloop.reports")
+
+PICTURES = {
+    "report.png": "ROC, calibration, AUC difference and training",
+    "evidence.png": "Gating numbers against their margins, slices and score shift",
+}
+"""File and what it shows."""
 
 
 @task(name="write report", timeout_seconds=300, **RETRY_STORAGE.options)
@@ -27,32 +35,56 @@ def write_report(*, evidence: Evidence, gate: GateKnobs, workspace: str) -> Repo
         workspace: the report goes to ``reports/<model>-v<version>/`` under it.
 
     Returns:
-        Where the Markdown and the picture lie.
+        Where the Markdown, the HTML and the pictures lie.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     challenger = evidence.comparison.challenger
     title = f"{challenger.name} v{challenger.version}: {evidence.verdict.decision}"
-    picture = report_picture(
+    text = evidence_markdown(evidence)
+    pictures = _pictures(evidence, gate)
+    folder = f"{workspace}/reports/{challenger.name}-v{challenger.version}"
+    report = Report(
+        markdown_uri=f"{folder}/report.md",
+        html_uri=f"{folder}/report.html",
+        picture_uri=f"{folder}/report.png",
+        evidence_picture_uri=f"{folder}/evidence.png",
+        title=title,
+    )
+    for name, picture in pictures.items():
+        write_bytes(f"{folder}/{name}", picture)
+    shown = "\n\n".join(f"![{PICTURES[name]}]({name})" for name in pictures)
+    write_bytes(report.markdown_uri, f"{text}\n{shown}\n".encode())
+    named = {PICTURES[name]: picture for name, picture in pictures.items()}
+    write_bytes(report.html_uri, page(title, text, named).encode())
+    if TaskRunContext.get() is not None:
+        _publish(title, text, pictures, f"report {challenger.name} v{challenger.version}")
+    logger.info("Report: %s", report.html_uri)
+    return report
+
+
+def _pictures(evidence: Evidence, gate: GateKnobs) -> dict[str, bytes]:
+    """PNGs by file name, in the order in which they are read."""
+    overview = report_picture(
         evidence.comparison,
         evidence.verdict,
         evidence.training,
         min_auc_improvement=gate.min_auc_improvement,
         max_auc_degradation=gate.max_auc_degradation,
     )
-    text = evidence_markdown(evidence)
-    folder = f"{workspace}/reports/{challenger.name}-v{challenger.version}"
-    report = Report(markdown_uri=f"{folder}/report.md", picture_uri=f"{folder}/report.png", title=title)
-    write_bytes(report.picture_uri, picture)
-    write_bytes(report.markdown_uri, f"{text}\n![ROC, calibration, difference, training](report.png)\n".encode())
-    if TaskRunContext.get() is not None:
-        key = re.sub(r"[^a-z0-9]+", "-", f"report {challenger.name} v{challenger.version}".lower())
-        create_markdown_artifact(text, key=key, description=title)
+    return {"evidence.png": evidence_picture(evidence.comparison, evidence.verdict, gate), "report.png": overview}
+
+
+def _publish(title: str, text: str, pictures: dict[str, bytes], name: str) -> None:
+    """Show the report in Prefect's UI."""
+    key = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    create_markdown_artifact(text, key=key, description=title)
+    for file, picture in pictures.items():
         encoded = base64.b64encode(picture).decode()
-        create_image_artifact(f"data:image/png;base64,{encoded}", key=f"{key}-picture", description=title)
-    logger.info("Report: %s", report.markdown_uri)
-    return report
+        create_image_artifact(
+            f"data:image/png;base64,{encoded}", key=f"{key}-{file.removesuffix('.png')}", description=PICTURES[file]
+        )
 
 
 def evidence_markdown(evidence: Evidence) -> str:
@@ -74,7 +106,7 @@ def evidence_markdown(evidence: Evidence) -> str:
     ]
     if verdict.findings:
         lines += ["", "| guardrail | status | finding |", "| --- | --- | --- |"]
-        lines += [f"| {finding.rule} | {finding.status} | {finding.sentence} |" for finding in verdict.findings]
+        lines += [f"| {finding.rule} | {finding.status} | {_cell(finding.sentence)} |" for finding in verdict.findings]
     if verdict.missing:
         lines += ["", "Missing for a firmer verdict:", "", *(f"- {what}" for what in verdict.missing)]
     return "\n".join([*lines, "", *_provenance(evidence)]) + "\n"
@@ -103,6 +135,11 @@ def _row(metric: MetricComparison) -> str:
     return f"| {metric.name} | {_number(metric.champion)} | {_number(metric.challenger)} | {change} | {interval} |"
 
 
+def _cell(text: str) -> str:
+    """Text that stays in its cell: slices are named after values of the log, which may hold anything."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
 def _number(estimate: Estimate | None) -> str:
     return "not measured" if estimate is None else f"{estimate.value:.4f}"
 
@@ -124,6 +161,7 @@ def _provenance(evidence: Evidence) -> list[str]:
         )
     lines.append(
         f"Snapshot `{evidence.comparison.snapshot_fingerprint[:16]}`, model digest "
-        f"`{evidence.comparison.challenger.digest[:16]}`, evidence `{evidence.digest[:16]}`."
+        f"`{evidence.comparison.challenger.digest[:16]}`, policy `{evidence.policy_digest[:16]}`, evidence "
+        f"`{evidence.digest[:16]}`{f', {evidence.code_version}' if evidence.code_version else ''}."
     )
     return lines

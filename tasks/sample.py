@@ -26,8 +26,9 @@ class SampleFeed:
     ``truth/`` holds everything of each day, the log that a user would have is in ``interactions/``.
     """
 
-    def __init__(self, folder: str, knobs: WorldKnobs) -> None:
+    def __init__(self, folder: str, knobs: WorldKnobs, window_days: float) -> None:
         self.folder = Path(folder)
+        self._window = timedelta(days=window_days)
         self.knobs = knobs
         self._world = World(knobs)
         self._read: dict[int, pd.DataFrame] = {}
@@ -50,7 +51,7 @@ class SampleFeed:
             StorageError: the folder cannot be written.
         """
         for number in range(self.days, self.days + days):
-            ranker = None if champion is None else _ranker(champion, self.log())
+            ranker = None if champion is None else _ranker(champion, self._recent())
             day = self._world.day(number, ranker)
             self._write(f"truth/day-{number:03d}.parquet", day)
             # Yesterday's late clicks have arrived by now, so its file is written again.
@@ -66,6 +67,11 @@ class SampleFeed:
             return as_known_at(self._world.day(0).head(0), self.now)
         truth = pd.concat([self._truth(number) for number in range(self.days)], ignore_index=True)
         return as_known_at(truth, self.now)
+
+    def _recent(self) -> pd.DataFrame:
+        """What a retraining would read now: a ranker must meet the features that it learnt from."""
+        log = self.log()
+        return log[log["timestamp"] >= self.now - self._window]
 
     def click_rate(self, days: range) -> float:
         """True expected click rate of what was shown on these days."""

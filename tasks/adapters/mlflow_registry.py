@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ranking.errors import BundleError, RegistryError, RegistryUnavailable, StorageError, TamperedBundle, UnknownModel
@@ -167,15 +167,12 @@ class MlflowRegistry:
 
     def evidence(self, ref: ModelRef, digest: str | None = None) -> Evidence | None:
         """See :meth:`Registry.evidence`."""
-        wanted = f"{_EVIDENCE_FOLDER}/{f'{digest}.json' if digest else _NEWEST_EVIDENCE}"
-        with answered(self.tracking_uri):
-            present = {file.path for file in self._client.list_artifacts(ref.run_id, _EVIDENCE_FOLDER)}
-            if wanted not in present:
-                return None
-            with temporary_folder() as folder:
-                text = Path(self._client.download_artifacts(ref.run_id, wanted, str(folder))).read_text(
-                    encoding="utf-8"
-                )
+        wanted = f"{digest}.json" if digest else _NEWEST_EVIDENCE
+        if wanted not in self._evidence_files(ref):
+            return None
+        with answered(self.tracking_uri), temporary_folder() as folder:
+            file = self._client.download_artifacts(ref.run_id, f"{_EVIDENCE_FOLDER}/{wanted}", str(folder))
+            text = Path(file).read_text(encoding="utf-8")
         try:
             found = Evidence.model_validate_json(text)
         except ValueError as error:
@@ -189,6 +186,19 @@ class MlflowRegistry:
                 "recorded. Compare again."
             )
         return found
+
+    def evidence_digests(self, ref: ModelRef) -> tuple[str, ...]:
+        """See :meth:`Registry.evidence_digests`."""
+        names = self._evidence_files(ref) - {_NEWEST_EVIDENCE}
+        return tuple(sorted(name.removesuffix(".json") for name in names))
+
+    def _evidence_files(self, ref: ModelRef) -> set[str]:
+        if not ref.run_id:
+            # A version that somebody made by hand from a folder belongs to no run.
+            return set()
+        with answered(self.tracking_uri):
+            files = self._client.list_artifacts(ref.run_id, _EVIDENCE_FOLDER)
+        return {PurePosixPath(file.path).name for file in files}
 
     def annotate(self, ref: ModelRef, tags: Mapping[str, str], description: str | None = None) -> None:
         """See :meth:`Registry.annotate`."""

@@ -90,6 +90,9 @@ class Registry(Protocol):
     def evidence(self, ref: ModelRef, digest: str | None = None) -> Evidence | None:
         """The newest evidence about a version, or the one of that digest; None if there is none."""
 
+    def evidence_digests(self, ref: ModelRef) -> tuple[str, ...]:
+        """Digests of all evidence about a version, in no order that means anything."""
+
     def annotate(self, ref: ModelRef, tags: Mapping[str, str], description: str | None = None) -> None:
         """Set tags (without prefix) and, if given, the description of a version."""
 

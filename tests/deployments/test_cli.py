@@ -19,7 +19,7 @@ from ranking.world import World, WorldKnobs, as_known_at
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-KNOBS = WorldKnobs(users=300, items=100, requests_per_day=400, slate_size=6)
+KNOBS = WorldKnobs(seed=7, users=300, items=100, requests_per_day=400, slate_size=6)
 DAYS = 8
 ROOT = Path(__file__).parents[2]
 

@@ -105,3 +105,11 @@ def test_a_holdout_that_a_model_has_seen_is_refused_by_name_and_by_how_much() ->
         assert_unseen(Window(start=at(56), end=at(90)), learnt, 0.0, "champion version 3")
     with pytest.raises(LeakageError, match=r"plus the gap of 2 h: 2\.0 h"):
         assert_unseen(Window(start=at(80), end=at(90)), learnt, 2.0, "champion version 3")
+
+
+def test_rows_of_the_warm_up_give_history_and_are_not_learnt_from() -> None:
+    knobs = KNOBS.model_copy(update={"warmup_days": 1.0})
+    split = split_by_time(times(list(range(100))), cutoff=at(100), knobs=knobs)
+    assert split.train.start == at(24)
+    assert split.train_rows + split.validation_rows == 56
+    assert split.holdout_rows == 20
