@@ -15,8 +15,7 @@ def turn(session: Session, *, cutoff: datetime | None, now: datetime | None, yes
     from flows.retrain import retrain as flow
     from tasks.reports import evidence_markdown
 
-    session.wait_for_server()
-    with answered_by(asker(session.output, yes=yes)):
+    with session.flows(), answered_by(asker(session.output, yes=yes)):
         result = flow(config=session.config, data=session.data, cutoff=_utc(cutoff), now=now)
     snapshot, split, output = result.snapshot, result.split, session.output
     output.say(
@@ -47,15 +46,15 @@ def compare(session: Session, *, champion: str, challenger: str, cutoff: datetim
     from flows.compare import compare as flow
     from tasks.reports import evidence_markdown
 
-    session.wait_for_server()
-    evidence = flow(
-        champion=champion,
-        challenger=challenger,
-        config=session.config,
-        data=session.data,
-        cutoff=_utc(cutoff),
-        now=now_of(session),
-    )
+    with session.flows():
+        evidence = flow(
+            champion=champion,
+            challenger=challenger,
+            config=session.config,
+            data=session.data,
+            cutoff=_utc(cutoff),
+            now=now_of(session),
+        )
     session.output.markdown(evidence_markdown(evidence))
     session.output.finish(comparison=evidence.comparison, verdict=evidence.verdict)
     return 0
@@ -66,8 +65,7 @@ def promote(session: Session, *, version: str, force: bool, reason: str, yes: bo
     from flows.approval import answered_by
     from flows.promote import promote as flow
 
-    session.wait_for_server()
-    with answered_by(asker(session.output, yes=yes)):
+    with session.flows(), answered_by(asker(session.output, yes=yes)):
         promotion = flow(challenger=version, force=force, reason=reason, config=session.config, now=now_of(session))
     tell_promotion(session, promotion)
     session.output.finish(promotion=promotion)

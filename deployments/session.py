@@ -1,12 +1,14 @@
 """One command's surroundings: its settings, its output, and how it ends."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
 from threading import Thread
 from typing import Any
 
-from deployments.embedded import prepare, start_server_early
+from deployments.embedded import prepare, start_server_early, without_heartbeats
 from deployments.output import Output
 from ranking.errors import FeedloopError
 from settings.loading import load
@@ -32,10 +34,13 @@ class Session:
         """The settings of this command."""
         return load(self.config, data_uri=self.data)
 
-    def wait_for_server(self) -> None:
-        """Wait for the server that :meth:`do` started early.  Two starts at once would be two servers."""
+    @contextmanager
+    def flows(self) -> Iterator[None]:
+        """Flows are run inside this block.  It waits for the server started early: two starts would be two servers."""
         if self._server is not None:
             self._server.join()
+        with without_heartbeats():
+            yield
 
     def do(self, work: str, *, runs_flows: bool = False, **arguments: Any) -> int:
         """Run a command and return its exit code; errors of feedloop become one paragraph.

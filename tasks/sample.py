@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ranking.bundle import Bundle
 from ranking.errors import SettingsError
+from ranking.history import with_history
 from ranking.values import digest
 from ranking.world import Ranker, World, WorldKnobs, as_known_at
 from tasks.adapters.storage import write_bytes
@@ -50,9 +51,10 @@ class SampleFeed:
         Raises:
             StorageError: the folder cannot be written.
         """
+        ranker = None if champion is None else ChampionRanker(champion)
         for number in range(self.days, self.days + days):
-            ranker = None if champion is None else _ranker(champion, self._recent())
-            day = self._world.day(number, ranker)
+            knowing = None if ranker is None else ranker.knowing(self._recent())
+            day = self._world.day(number, knowing)
             self._write(f"truth/day-{number:03d}.parquet", day)
             # Yesterday's late clicks have arrived by now, so its file is written again.
             for known in (number - 1, number):
@@ -102,28 +104,41 @@ class SampleFeed:
             )
 
 
-def _ranker(champion: Bundle, log: pd.DataFrame) -> Ranker:
+class ChampionRanker:
     """The champion as a ranker of candidates, with history as of the last midnight.
 
     A day's grain is what a nightly feature table can serve to a live feed.
     """
-    import ibis
 
-    from ranking.history import with_history
+    def __init__(self, champion: Bundle) -> None:
+        import ibis
 
-    spec = champion.facts.spec.model_copy(
-        update={"history": champion.facts.spec.history.model_copy(update={"grain": "day"})}
-    )
-    # Only what histories are made of goes through the engine; the candidates' own columns stay here.
-    needed = list(dict.fromkeys(column for key in spec.history_keys for column in key.columns))
-    needed = [*dict.fromkeys((*needed, spec.log.time)), spec.log.label]
-    names = [feature.name for feature in spec.history_features]
+        self._champion = champion
+        history = champion.facts.spec.history.model_copy(update={"grain": "day"})
+        self._spec = champion.facts.spec.model_copy(update={"history": history})
+        self._engine = ibis.duckdb.connect()
+        self._query: str | None = None
 
-    def rank(candidates: pd.DataFrame) -> np.ndarray:
+    def knowing(self, log: pd.DataFrame) -> Ranker:
+        """Rank with the history that this log tells."""
+
+        def rank(candidates: pd.DataFrame) -> np.ndarray:
+            history = self._history(log, candidates)
+            return self._champion.score(pd.concat([candidates.reset_index(drop=True), history], axis=1))
+
+        return rank
+
+    def _history(self, log: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
+        # Only what histories are made of goes through the engine; the candidates' own columns stay outside.
+        keys = [column for key in self._spec.history_keys for column in key.columns]
+        needed = [*dict.fromkeys((*keys, self._spec.log.time)), self._spec.log.label]
         asked = candidates.reindex(columns=needed).assign(observed=False)
         rows = pd.concat([log[needed].assign(observed=True), asked], ignore_index=True).reset_index(names="row_id")
-        table = with_history(ibis.memtable(pa.Table.from_pandas(rows, preserve_index=False)), spec)
-        history = table.filter(~table.observed).order_by("row_id").select(*names).to_pandas()
-        return champion.score(pd.concat([candidates.reset_index(drop=True), history], axis=1))
-
-    return rank
+        self._engine.create_table("rows", pa.Table.from_pandas(rows, preserve_index=False), overwrite=True)
+        if self._query is None:
+            # Writing the SQL costs as much as running it, and it is the same every day.
+            names = [feature.name for feature in self._spec.history_features]
+            table = with_history(self._engine.table("rows"), self._spec)
+            self._query = self._engine.compile(table.filter(~table.observed).order_by("row_id").select(*names))
+        found: pd.DataFrame = self._engine.raw_sql(self._query).df()
+        return found
