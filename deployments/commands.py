@@ -9,13 +9,17 @@ from ranking.errors import StorageError
 from ranking.results import LedgerEntry, Promotion, Retraining, as_utc
 
 
+RETRAIN_NEEDS = ("lightning.pytorch", "mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")
+"""Libraries of the retrain flow that take seconds to import."""
+
+
 def turn(session: Session, *, cutoff: datetime | None, now: datetime | None, yes: bool) -> Retraining:
     """One run of the ``retrain`` flow, told."""
     from flows.approval import answered_by
     from flows.retrain import retrain as flow
     from tasks.reports import evidence_markdown
 
-    with session.flows(), answered_by(asker(session.output, yes=yes)):
+    with session.flows(needs=RETRAIN_NEEDS), answered_by(asker(session.output, yes=yes)):
         result = flow(config=session.config, data=session.data, cutoff=_utc(cutoff), now=now)
     snapshot, split, output = result.snapshot, result.split, session.output
     output.say(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 from threading import Thread
@@ -35,9 +36,15 @@ class Session:
         return load(self.config, data_uri=self.data)
 
     @contextmanager
-    def flows(self) -> Iterator[None]:
-        """Flows are run inside this block.  It waits for the server started early: two starts would be two servers."""
+    def flows(self, needs: tuple[str, ...] = ()) -> Iterator[None]:
+        """Flows are run inside this block.  It waits for the server started early: two starts would be two servers.
+
+        Args:
+            needs: modules that the flows will import; while the server starts there is time to do it.
+        """
         if self._server is not None:
+            for module in needs:
+                import_module(module)
             self._server.join()
         with without_heartbeats():
             yield
