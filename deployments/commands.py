@@ -8,7 +8,6 @@ from deployments.terminal import asker, who
 from ranking.errors import StorageError
 from ranking.results import LedgerEntry, Promotion, Retraining, as_utc
 
-
 RETRAIN_NEEDS = ("lightning.pytorch", "mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")
 """Libraries of the retrain flow that take seconds to import."""
 
