@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from ranking.bundle import ENCODER, FACTS, MANIFEST, SCORE_ROWS, WEIGHTS, Bundle
 from ranking.errors import BundleError, StorageError, TamperedBundle
 from ranking.models import TwoTowerKnobs
+from tests.privileges import as_nobody
 from tests.ranking.small_log import WEEK, click_log, fitted
 
 
@@ -191,8 +191,7 @@ def test_scoring_loads_none_of_the_training_libraries():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_a_storage_error(bundle, tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(StorageError, match="Permission denied"):
+    with as_nobody(), pytest.raises(StorageError, match="Permission denied"):
         bundle.save(tmp_path / "bundle")
