@@ -8,15 +8,20 @@ Where to look first:
 - ``features``      which columns a model reads: roles, features, history; light, travels in the bundle
 - ``interactions``  checks of an interaction log
 - ``history``       point-in-time features as Ibis expressions
+- ``fingerprint``   a digest of rows by their content
 - ``split``         train, validation and holdout by time; refuses leakage
 - ``encoding``      vocabularies and scalers, fitted on train only
 - ``batches``       columns to tensors to batches
 - ``models``        the list of architectures
-- ``module``        Lightning glue;  ``training`` fits it;  ``bundle`` saves, verifies and scores it
-- ``metrics``       AUC, GAUC, log loss, calibration as functions of arrays
-- ``comparison``    champion against challenger with clustered standard errors
+- ``module``        Lightning glue;  ``training`` fits it (``optimizer``, ``early_stopping``, ``warm_start``);
+  ``bundle`` saves, verifies and scores it
+- ``metrics``       AUC, GAUC, log loss, calibration as functions of arrays; ``toplists``, ``placements``
+- ``scored``        holdout rows and both models' scores;  ``comparison`` measures them, with standard errors from
+  ``influence`` and ``clusters``;  ``pictures`` adds what is only shown
+- ``fairness``      the contract that a comparison must keep
 - ``guardrails``    the ordered list of rules that can stop a promotion
 - ``verdict``       PROMOTE, A_B_TEST or REJECT, with the reason
+- ``gate_check``    what the thresholds do on simulated models; ``gate_world`` simulates them
 - ``world``         the seeded sample feed
 
 Nothing is re-exported here, so that importing one module costs only that module.
