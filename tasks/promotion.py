@@ -89,7 +89,7 @@ def promote(
     if head is not None and _is_this(head, challenger, compared_with, evidence):
         return _finish(registry, head, challenger, evidence, approval)
     champion = serving(registry, ledger)
-    _require_champion(champion, compared_with)
+    require_champion(champion, compared_with)
     verify_serving(registry, challenger)
     draft = Draft(
         operation=Operation.PROMOTE,
@@ -150,7 +150,12 @@ def overrides(
     return problems
 
 
-def _require_champion(champion: ModelRef | None, compared_with: str | None) -> None:
+def require_champion(champion: ModelRef | None, compared_with: str | None) -> None:
+    """Refuse when another version serves than the one that was compared.
+
+    Raises:
+        StaleChampion: names both.
+    """
     version = champion.version if champion else None
     if version != compared_with:
         raise StaleChampion(

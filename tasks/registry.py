@@ -102,9 +102,14 @@ def require_promotable(
     Raises:
         PromotionRefused: the verdict is not PROMOTE, or the version was taken out of service, and it is not
             forced with a reason.
+        StaleChampion: another version serves than the one it was compared with.
     """
-    ledger = _opened(registry, workspace)[1]
+    models, ledger = _opened(registry, workspace)
     promotion.overrides(challenger, evidence, ledger.entries(), forced=forced, reason=reason)
+    champion = promotion.serving(models, ledger)
+    # A version that serves already is a repeated promotion, which is finished and not refused.
+    if champion is None or champion.version != challenger.version:
+        promotion.require_champion(champion, evidence.compared_with)
 
 
 def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -> ModelRef:
