@@ -122,11 +122,21 @@ class MlflowRegistry:
 
     def point(self, alias: str, version: str | None) -> None:
         """See :meth:`Registry.point`."""
-        with answered(self.tracking_uri):
-            if version is None:
+        if version is None:
+            with answered(self.tracking_uri):
                 self._client.delete_registered_model_alias(self.name, alias)
-            else:
-                self._client.set_registered_model_alias(self.name, alias, version)
+            return
+        try:
+            self._set_alias(alias, version)
+        except RegistryError as error:
+            if "unique constraint" not in str(error).lower():
+                raise
+            # MLflow reads before it inserts, so two first writers of an alias collide.  The row is there now.
+            self._set_alias(alias, version)
+
+    def _set_alias(self, alias: str, version: str) -> None:
+        with answered(self.tracking_uri):
+            self._client.set_registered_model_alias(self.name, alias, version)
 
     def download(self, ref: ModelRef, folder: Path) -> Path:
         """See :meth:`Registry.download`."""
