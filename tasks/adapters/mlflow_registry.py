@@ -7,8 +7,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -126,17 +127,21 @@ class MlflowRegistry:
             with answered(self.tracking_uri):
                 self._client.delete_registered_model_alias(self.name, alias)
             return
-        try:
-            self._set_alias(alias, version)
-        except RegistryError as error:
-            if "unique constraint" not in str(error).lower():
-                raise
-            # MLflow reads before it inserts, so two first writers of an alias collide.  The row is there now.
-            self._set_alias(alias, version)
+        self._upsert(lambda: self._client.set_registered_model_alias(self.name, alias, version))
 
-    def _set_alias(self, alias: str, version: str) -> None:
-        with answered(self.tracking_uri):
-            self._client.set_registered_model_alias(self.name, alias, version)
+    def _upsert(self, write: Callable[[], object]) -> None:
+        """Set an alias or a tag that others may be setting for the first time at this moment.
+
+        MLflow reads before it inserts, so two first writers collide; the row is there the next time.
+        """
+        for last in (False, False, True):
+            try:
+                with answered(self.tracking_uri):
+                    write()
+                return
+            except RegistryError as error:
+                if last or "unique constraint" not in str(error).lower():
+                    raise
 
     def download(self, ref: ModelRef, folder: Path) -> Path:
         """See :meth:`Registry.download`."""
@@ -212,10 +217,11 @@ class MlflowRegistry:
 
     def annotate(self, ref: ModelRef, tags: Mapping[str, str], description: str | None = None) -> None:
         """See :meth:`Registry.annotate`."""
-        with answered(self.tracking_uri):
-            for key, value in tags.items():
-                self._client.set_model_version_tag(ref.name, ref.version, f"{TAG}{key}", value)
-            if description is not None:
+        write = self._client.set_model_version_tag
+        for key, value in tags.items():
+            self._upsert(partial(write, ref.name, ref.version, f"{TAG}{key}", value))
+        if description is not None:
+            with answered(self.tracking_uri):
                 self._client.update_model_version(ref.name, ref.version, description)
 
     def tags(self, ref: ModelRef) -> dict[str, str]:
