@@ -1,10 +1,8 @@
 """Put two registered models side by side on the newest rows that neither has seen."""
 
 from datetime import datetime
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from ranking.results import Evidence
 from settings.loading import load
@@ -17,14 +15,23 @@ from tasks.version import code_version
 
 @flow(name="compare", flow_run_name="compare-{champion}-{challenger}")
 def compare(
-    champion: Annotated[str, Field(description="Version or alias in the champion's place.")],
-    challenger: Annotated[str, Field(description="Version or alias in the challenger's place.")],
-    config: Annotated[str | None, Field(description="Settings file; without one, feedloop.toml here.")] = None,
-    data: Annotated[str | None, Field(description="Another log than the configured one: path or URI.")] = None,
-    cutoff: Annotated[datetime | None, Field(description="Use rows before this moment.")] = None,
-    now: Annotated[datetime | None, Field(description="Pretend it is this moment (for replays).")] = None,
+    champion: str,
+    challenger: str,
+    config: str | None = None,
+    data: str | None = None,
+    cutoff: datetime | None = None,
+    now: datetime | None = None,
 ) -> Evidence:
-    """Compare two registered models.  Nothing is registered, recorded or promoted."""
+    """Compare two registered models.  Nothing is registered, recorded or promoted.
+
+    Args:
+        champion: version or alias in the champion's place.
+        challenger: version or alias in the challenger's place.
+        config: settings file; without one, feedloop.toml here.
+        data: another log than the configured one: path or URI.
+        cutoff: use rows before this moment.
+        now: pretend it is this moment (for replays).
+    """
     settings = load(config, data_uri=data)
 
     old, new = find_model(champion, **settings.store), find_model(challenger, **settings.store)

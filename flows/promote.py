@@ -1,10 +1,8 @@
 """Make a compared challenger the champion: read the evidence, ask, then change the pointer."""
 
 from datetime import datetime
-from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
 
 from flows.approval import request_approval
 from ranking.results import Promotion
@@ -16,13 +14,21 @@ from tasks.reports import evidence_markdown
 
 @flow(name="promote", flow_run_name="promote-{challenger}")
 def promote(
-    challenger: Annotated[str, Field(description="Version or alias of the model to make champion.")],
-    force: Annotated[bool, Field(description="Although the verdict is not PROMOTE; needs a reason.")] = False,
-    reason: Annotated[str, Field(description="Why; it is written to the ledger.")] = "",
-    config: Annotated[str | None, Field(description="Settings file; without one, feedloop.toml here.")] = None,
-    now: Annotated[datetime | None, Field(description="Pretend it is this moment (for replays).")] = None,
+    challenger: str,
+    force: bool = False,
+    reason: str = "",
+    config: str | None = None,
+    now: datetime | None = None,
 ) -> Promotion:
-    """Promote a challenger, if its verdict allows it and somebody approves.  Otherwise the champion stays."""
+    """Promote a challenger, if its verdict allows it and somebody approves.  Otherwise the champion stays.
+
+    Args:
+        challenger: version or alias of the model to make champion.
+        force: although the verdict is not PROMOTE; needs a reason.
+        reason: why; it is written to the ledger.
+        config: settings file; without one, feedloop.toml here.
+        now: pretend it is this moment (for replays).
+    """
     settings = load(config)
     at = moment(now)
 

@@ -1,10 +1,9 @@
 """One turn of the loop: read, validate, learn, compare, decide, and ask for a promotion."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from prefect import flow
-from pydantic import Field
 
 from flows.promote import promote
 from ranking.results import Decision, Evidence, Retraining
@@ -22,17 +21,21 @@ Trigger = Literal["manual", "schedule", "drift", "performance", "volume"]
 
 @flow(name="retrain", flow_run_name="retrain-{trigger}")
 def retrain(
-    config: Annotated[
-        str | None, Field(description="Settings file; without one, feedloop.toml in the working directory.")
-    ] = None,
-    trigger: Annotated[Trigger, Field(description="What asked for this run.")] = "manual",
-    cutoff: Annotated[
-        datetime | None, Field(description="Use rows before this moment; without one, up to the newest row.")
-    ] = None,
-    data: Annotated[str | None, Field(description="Another log than the configured one: path or URI.")] = None,
-    now: Annotated[datetime | None, Field(description="Pretend it is this moment (for replays).")] = None,
+    config: str | None = None,
+    trigger: Trigger = "manual",
+    cutoff: datetime | None = None,
+    data: str | None = None,
+    now: datetime | None = None,
 ) -> Retraining:
-    """Train a challenger on recent interactions and let it replace the champion if that is proven and approved."""
+    """Train a challenger on recent interactions and let it replace the champion if that is proven and approved.
+
+    Args:
+        config: settings file; without one, feedloop.toml in the working directory.
+        trigger: what asked for this run.
+        cutoff: use rows before this moment; without one, up to the newest row.
+        data: another log than the configured one: path or URI.
+        now: pretend it is this moment (for replays).
+    """
     settings = load(config, data_uri=data)
     at = moment(now)
 
