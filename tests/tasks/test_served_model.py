@@ -43,6 +43,9 @@ def stranger(shop: Shop, **more: str) -> dict[str, str]:
 
 _STRANGER = """
 import importlib.util, json, sys
+# A stranger has no editable install of this project.
+ours = lambda finder: str(getattr(finder, "__module__", "")).startswith("__editable__")
+sys.meta_path = [finder for finder in sys.meta_path if not ours(finder)]
 answer = {"ours_on_the_path": importlib.util.find_spec("ranking") is not None}
 import mlflow.pyfunc, pandas as pd
 model = mlflow.pyfunc.load_model("models:/feed_ranker@champion")
