@@ -237,20 +237,6 @@ def find_parquet(uri: str) -> ParquetFiles:
     return _listed(filesystem, files, partitioned=partitioned)
 
 
-def upload(file: Path, uri: str) -> None:
-    """Copy a local file to a URI, whole or not at all.
-
-    Raises:
-        StorageError: the place cannot be written or is full; then nothing is left there.
-    """
-    filesystem, path = _filesystem(uri)
-    with _written(filesystem, path, uri) as part:
-        try:
-            shutil.copyfile(file, part)
-        except OSError as error:
-            raise StorageError(_cannot_write(uri, str(error))) from error
-
-
 @contextmanager
 def _written(filesystem: Any, path: str, uri: str) -> Iterator[Path]:
     """A local file to write, which appears at ``path`` when the block ends well and vanishes otherwise."""

@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from ranking.errors import SettingsError, StorageError, UnreadableData
-from tasks.adapters.warehouse import Warehouse, open_warehouse, upload
+from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tests.privileges import as_nobody
 
 ROWS = pa.table({"user": ["a", "b", "c"], "clicks": [1, 2, 3]})
@@ -94,12 +94,6 @@ class TestEveryKindOfStorage:
             stream.write(b"user,clicks")
         with pytest.raises(UnreadableData, match="holds no parquet file \\(1 other files"):
             engine.read(root)
-
-    def test_an_upload_appears_whole(self, root: str, tmp_path: Path) -> None:
-        (tmp_path / "file").write_bytes(b"content")
-        upload(tmp_path / "file", f"{root}/deep/down")
-        with fsspec.open(f"{root}/deep/down", "rb") as stream:
-            assert stream.read() == b"content"
 
 
 def test_an_s3_address_goes_through_fsspec_and_no_extension(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
