@@ -8,7 +8,7 @@ from flows.approval import request_approval
 from ranking.results import Promotion
 from settings.loading import load
 from tasks.clock import moment
-from tasks.registry import apply_promotion, find_model, read_evidence, record_decline, require_promotable
+from tasks.registry import find_model, read_evidence, require_promotable, settle_promotion
 from tasks.reports import evidence_markdown
 
 
@@ -34,17 +34,23 @@ def promote(
 
     target = find_model(challenger, **settings.store)
     evidence = read_evidence(target, **settings.store)
-    require_promotable(target, evidence, forced=force, reason=reason, **settings.store)
+    require_promotable(
+        target,
+        evidence,
+        policy_digest=settings.policy_digest,
+        forced=force,
+        reason=reason,
+        **settings.store,
+    )
     approval = request_approval(
         evidence, summary=evidence_markdown(evidence), knobs=settings.approval, forced=force, now=at
     )
-    if not approval.approved:
-        return record_decline(challenger=target, evidence=evidence, approval=approval, now=at, **settings.store)
-    return apply_promotion(
+    return settle_promotion(
         challenger=target,
-        compared_with=evidence.compared_with,
         evidence=evidence,
         approval=approval,
+        rules=settings.approval,
+        policy_digest=settings.policy_digest,
         forced=force,
         reason=reason,
         now=at,

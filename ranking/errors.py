@@ -19,11 +19,21 @@
     │   └── MismatchedRows            they did not score the same rows
     ├── RegistryError                 the registry answered, and the answer is no
     │   ├── RegistryUnavailable       the registry did not answer (transient; it is retried)
+    │   ├── AccessDenied              this identity may not do that
+    │   ├── LedgerBroken              the history of who serves was edited, or an entry is gone
     │   └── UnknownModel              no such version or alias
     ├── PromotionError                the champion stays as it is
-    │   ├── PromotionRefused          the verdict, the approval or the policy says no
+    │   ├── PromotionRefused          the verdict or the policy says no
+    │   │   └── ApprovalRefused       the approval does not count
+    │   │       ├── WrongEvidence     it was given for something else than would be promoted
+    │   │       ├── ApprovalExpired   it came, or is used, too late
+    │   │       ├── ApprovalReused    it has been used up
+    │   │       ├── SelfApproval      the requester approved
+    │   │       ├── UnknownApprover   not somebody who may approve
+    │   │       └── TooFewApprovals   not enough different people approved
     │   └── StaleChampion             the champion changed since it was compared
     ├── RollbackError                 there is nothing healthy to go back to
+    ├── RetentionError                a version that must be kept would be deleted
     └── StorageError                  a file or folder cannot be written
 
 Each message says what happened, with the numbers, and what to do.  Errors of other libraries are
@@ -118,6 +128,14 @@ class RegistryUnavailable(RegistryError):
     """
 
 
+class AccessDenied(RegistryError):
+    """Raised when the registry does not let this identity do what was asked."""
+
+
+class LedgerBroken(RegistryError):
+    """Raised when the history of who serves cannot be trusted: an entry was edited or is gone."""
+
+
 class UnknownModel(RegistryError):
     """Raised when a version or an alias does not exist."""
 
@@ -129,11 +147,45 @@ class PromotionError(FeedloopError):
 
 
 class PromotionRefused(PromotionError):
-    """Raised when the verdict, the approval or the policy says no."""
+    """Raised when the verdict or the policy says no."""
+
+
+class ApprovalRefused(PromotionRefused):
+    """Raised when an approval does not count; each way has a name of its own."""
+
+
+class WrongEvidence(ApprovalRefused):
+    """Raised when the approval was given for other evidence than the promotion rests on."""
+
+
+class ApprovalExpired(ApprovalRefused):
+    """Raised when the approval came, or is used, after its time."""
+
+
+class ApprovalReused(ApprovalRefused):
+    """Raised when the approval has been used up by an earlier promotion."""
+
+
+class SelfApproval(ApprovalRefused):
+    """Raised when whoever asked for the promotion approved it, and the policy forbids that."""
+
+
+class UnknownApprover(ApprovalRefused):
+    """Raised when the approver is not one of those who may approve."""
+
+
+class TooFewApprovals(ApprovalRefused):
+    """Raised when fewer different people approved than the policy asks for."""
 
 
 class StaleChampion(PromotionError):
     """Raised when the champion changed since it was compared."""
+
+
+class RetentionError(FeedloopError):
+    """Raised when a version that must be kept would be deleted."""
+
+    exit_code = 7
 
 
 class RollbackError(FeedloopError):

@@ -8,9 +8,18 @@ what was learnt (``Training``, ``ModelRef``), how it compares (``Comparison``), 
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, JsonValue, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ranking.features import FeatureSpec, Schema
 from ranking.values import Value, digest
@@ -114,7 +123,10 @@ class Trained(Value):
 
 
 class ModelRef(Value):
-    """A registered model version, by name, number and content.
+    """A registered model, by name, version and content.
+
+    ``name`` is the model that serves; its versions are those of ``challengers``, where every trained model is
+    registered.  A released one keeps its version: the registry knows where its released copy lies.
 
     ``learnt`` is the time span of the rows it saw; ``None`` when nobody recorded it, and then it
     can never be beaten into a PROMOTE (the comparison would be unfair by an unknown amount).
@@ -128,8 +140,16 @@ class ModelRef(Value):
 
     @property
     def uri(self) -> str:
-        """The address a plain ``mlflow.pyfunc.load_model`` understands."""
-        return f"models:/{self.name}/{self.version}"
+        """The address of this very version for a plain ``mlflow.pyfunc.load_model``.
+
+        What serves is ``models:/NAME@champion``.
+        """
+        return f"models:/{challengers_of(self.name)}/{self.version}"
+
+
+def challengers_of(name: str) -> str:
+    """The registered model that holds every trained version of ``name``, as the trainer registers them."""
+    return f"{name}-challengers"
 
 
 class Estimate(Value):
@@ -322,14 +342,27 @@ class Evidence(Value):
 
 
 class Approval(Value):
-    """Somebody's answer to "shall this challenger replace that champion?"."""
+    """The answer to "shall this challenger replace that champion?".  It holds for one piece of evidence, once."""
 
     approved: bool
     approver: str = Field(description="Who answered, or what let it through.")
+    seconded_by: tuple[str, ...] = Field(default=(), description="Who else approved, where several must.")
     reason: str
     channel: Literal["terminal", "flag", "prefect", "policy", "nobody"]
-    evidence_digest: str
+    evidence_digest: str = Field(description="What was shown; an approval of anything else is refused.")
+    requested_by: str | None = Field(default=None, description="Who asked for the promotion; None when not known.")
     at: AwareDatetime
+    expires_at: AwareDatetime | None = Field(default=None, description="It counts until then; None is for ever.")
+
+    @property
+    def approvers(self) -> tuple[str, ...]:
+        """Everybody who answered."""
+        return (self.approver, *self.seconded_by)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the answer: the ledger remembers it, so that it is not used a second time."""
+        return digest(self)
 
 
 class Operation(StrEnum):
@@ -338,6 +371,12 @@ class Operation(StrEnum):
     PROMOTE = "promote"
     ROLLBACK = "rollback"
     DECLINE = "decline"
+    REFUSE = "refuse"
+
+    @property
+    def moves(self) -> bool:
+        """Whether such an entry says who serves from then on; the others only record that nothing changed."""
+        return self in {Operation.PROMOTE, Operation.ROLLBACK}
 
 
 class LedgerEntry(Value):
@@ -355,11 +394,25 @@ class LedgerEntry(Value):
     reason: str
     at: AwareDatetime
     previous_hash: str = Field(description="Hash of the entry before; empty for the first.")
+    release_digest: str | None = Field(default=None, description="Digest of the released copy, code and all.")
+    approval_digest: str | None = Field(default=None, description="Digest of the approval that was used up.")
+    channel: str | None = Field(default=None, description="How the approval was given.")
+    requested_by: str | None = Field(default=None, description="Who asked for it.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_entries_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The hash of an entry must not change when a later feedloop adds a field: absent stays absent.
+        plain: dict[str, Any] = handler(self)
+        return {name: value for name, value in plain.items() if value is not None or name in _FIRST_FIELDS}
 
     @property
     def hash(self) -> str:
         """sha256 of this entry, chained through ``previous_hash``."""
         return digest(self)
+
+
+_FIRST_FIELDS = {"before", "after", "evidence_digest"}
+"""Fields that are written even when they are None, as they were in the first version of the ledger."""
 
 
 class Promotion(Value):
@@ -381,6 +434,15 @@ class Rollback(Value):
     replaced: ModelRef
     reason: str
     entry: LedgerEntry
+
+
+class Service(Value):
+    """A stretch of time in which one version served."""
+
+    version: str
+    start: AwareDatetime
+    end: AwareDatetime | None = Field(description="None while it serves.")
+    started_by: LedgerEntry
 
 
 class Report(Value):

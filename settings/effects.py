@@ -4,6 +4,7 @@ from typing import Literal, TypedDict
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from ranking.approval import ApprovalRules
 from ranking.features import ColumnKnobs
 from ranking.values import Knobs
 
@@ -43,15 +44,18 @@ class RegistryKnobs(Knobs):
     )
 
 
-class ApprovalKnobs(Knobs):
-    """Who lets a challenger become champion."""
+class ApprovalKnobs(ApprovalRules):
+    """Who lets a challenger become champion, and how long they may take."""
 
     mode: Literal["ask", "auto"] = Field(
         default="ask",
         description="ask: a person approves every promotion. auto: a PROMOTE of high confidence needs nobody.",
     )
     timeout_hours: PositiveFloat = Field(
-        default=24.0, le=24 * 30, description="A pause nobody answers ends after this time, and the champion stays."
+        default=24.0 * 3,
+        le=24 * 30,
+        description="A question that nobody answers, or an approval that nobody uses, ends after this time, and the "
+        "champion stays.",
     )
 
 

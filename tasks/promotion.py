@@ -4,9 +4,12 @@ The order is what makes it safe.  Everything that can fail comes before the one 
 everything after it can be repeated from the ledger, and :func:`reconcile` does.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
-from ranking.errors import PromotionRefused, StaleChampion
+from ranking.approval import ApprovalRules, require_valid
+from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
 from ranking.results import Approval, Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion, as_utc
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
@@ -14,7 +17,18 @@ from tasks.adapters.serving_check import verify_serving
 from tasks.model_card import card, entry_tags, verdict_tags
 from tasks.succession import back_to, quarantined, serving_version
 
-_DECLINE_TRIES = 5
+_RECORD_TRIES = 20
+_LONGEST_TAG = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that was answered: which challenger, on what evidence, by whom, when."""
+
+    challenger: ModelRef
+    evidence: Evidence
+    approval: Approval
+    now: datetime
 
 
 def serving(registry: Registry, ledger: Ledger) -> ModelRef | None:
@@ -48,14 +62,57 @@ def reconcile(registry: Registry, ledger: Ledger) -> LedgerEntry | None:
     return entries[-1] if entries else None
 
 
+def settle(
+    registry: Registry,
+    ledger: Ledger,
+    *,
+    challenger: ModelRef,
+    evidence: Evidence,
+    approval: Approval,
+    rules: ApprovalRules,
+    policy_digest: str,
+    forced: bool,
+    reason: str,
+    now: datetime,
+) -> Promotion:
+    """Do what an answer says: promote, or record that nothing changes and why.  Takes what :func:`promote` takes.
+
+    A refusal is an outcome and not a failure: it is written to the ledger under the name of its error.
+
+    Raises:
+        RegistryError: no answer, or the ledger cannot be trusted.
+    """
+    asked = Asked(challenger=challenger, evidence=evidence, approval=approval, now=now)
+    if not approval.approved:
+        entry = record(registry, ledger, asked, Operation.DECLINE, approval.reason)
+        return _unchanged(registry, ledger, asked, entry, "not_approved")
+    try:
+        return promote(
+            registry,
+            ledger,
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval,
+            rules=rules,
+            policy_digest=policy_digest,
+            forced=forced,
+            reason=reason,
+            now=now,
+        )
+    except (PromotionError, BundleError) as error:
+        entry = record(registry, ledger, asked, Operation.REFUSE, f"{type(error).__name__}: {error}")
+        return _unchanged(registry, ledger, asked, entry, "refused")
+
+
 def promote(
     registry: Registry,
     ledger: Ledger,
     *,
     challenger: ModelRef,
-    compared_with: str | None,
     evidence: Evidence,
     approval: Approval,
+    rules: ApprovalRules,
+    policy_digest: str,
     forced: bool,
     reason: str,
     now: datetime,
@@ -68,29 +125,32 @@ def promote(
         registry: where both models live.
         ledger: who served so far.
         challenger: the version to promote.
-        compared_with: version of the champion it was compared with; None if there was none.
-        evidence: comparison and verdict.
+        evidence: comparison and verdict; it names the champion that was compared.
         approval: somebody's yes, bound to that evidence.
+        rules: whose yes counts.
+        policy_digest: of the policy in force now; a verdict under another one is not acted upon.
         forced: override a verdict other than PROMOTE, or a quarantine.
         reason: why; needed when forced.
         now: time of the promotion.
 
     Raises:
-        PromotionRefused: verdict, approval or evidence do not allow it.
+        PromotionRefused: verdict, evidence or approval (see :mod:`ranking.approval`) do not allow it.
         StaleChampion: another version serves than the one that was compared.
         BundleError: the challenger's bytes or answers are not what was registered.
         RegistryUnavailable: no answer.  Nothing was decided, or the entry is written and the next
             :func:`reconcile` finishes.
     """
-    _require_evidence(challenger, compared_with, evidence, approval)
-    entries = ledger.entries()
-    overridden = overrides(challenger, evidence, entries, forced=forced, reason=reason)
+    _require_about(challenger, evidence)
     head = reconcile(registry, ledger)
-    if head is not None and _is_this(head, challenger, compared_with, evidence):
+    entries = ledger.entries()
+    if head is not None and _is_this(head, challenger, evidence):
         return _finish(registry, head, challenger, evidence, approval)
+    require_valid(approval, evidence, rules, entries, now)
+    overridden = overrides(challenger, evidence, entries, policy_digest=policy_digest, forced=forced, reason=reason)
     champion = serving(registry, ledger)
-    require_champion(champion, compared_with)
+    require_champion(champion, evidence.compared_with)
     verify_serving(registry, challenger)
+    release_digest = registry.release(challenger)
     draft = Draft(
         operation=Operation.PROMOTE,
         before=champion.version if champion else None,
@@ -99,46 +159,47 @@ def promote(
         digest=challenger.digest,
         evidence_digest=evidence.digest,
         forced=bool(overridden),
-        actor=approval.approver,
+        actor=", ".join(approval.approvers),
         reason=reason.strip() or approval.reason.strip() or evidence.verdict.reason,
         at=now,
+        release_digest=release_digest,
+        approval_digest=approval.digest,
+        channel=approval.channel,
+        requested_by=approval.requested_by,
     )
     entry = ledger.append(draft, head)
     reconcile(registry, ledger)
     return _finish(registry, entry, challenger, evidence, approval)
 
 
-def _require_evidence(challenger: ModelRef, compared_with: str | None, evidence: Evidence, approval: Approval) -> None:
-    name = f"version {challenger.version} of {challenger.name!r}"
+def _require_about(challenger: ModelRef, evidence: Evidence) -> None:
     about = evidence.comparison.challenger
     if (about.version, about.digest) != (challenger.version, challenger.digest):
         raise PromotionRefused(
-            f"The evidence is about version {about.version} ({about.digest[:12]}…), not about {name} "
-            f"({challenger.digest[:12]}…). Compare this challenger first."
+            f"The evidence is about version {about.version} ({about.digest[:12]}…), not about version "
+            f"{challenger.version} of {challenger.name!r} ({challenger.digest[:12]}…). Compare this challenger first."
         )
-    against = evidence.comparison.champion
-    if (against.version if against else None) != compared_with:
-        raise PromotionRefused(
-            f"The evidence compares {name} with {_named(against.version if against else None)}, and the promotion was "
-            f"asked for against {_named(compared_with)}. Compare again."
-        )
-    if approval.evidence_digest != evidence.digest:
-        raise PromotionRefused(
-            f"The approval by {approval.approver} was given for other evidence ({approval.evidence_digest[:12]}…) than "
-            f"this promotion rests on ({evidence.digest[:12]}…): something changed since. Ask for approval again."
-        )
-    if not approval.approved:
-        raise PromotionRefused(f"{approval.approver} did not approve {name}: {approval.reason}")
 
 
 def overrides(
-    challenger: ModelRef, evidence: Evidence, entries: tuple[LedgerEntry, ...], *, forced: bool, reason: str
+    challenger: ModelRef,
+    evidence: Evidence,
+    entries: tuple[LedgerEntry, ...],
+    *,
+    policy_digest: str,
+    forced: bool,
+    reason: str,
 ) -> list[str]:
     """What forbids the promotion; returned only when it is forced with a reason."""
     verdict, problems = evidence.verdict, []
     if verdict.decision is not Decision.PROMOTE:
         sure = f"{verdict.confidence.value} confidence"
         problems.append(f"the verdict is {verdict.decision.value} ({sure}): {verdict.reason}")
+    if evidence.policy_digest != policy_digest:
+        problems.append(
+            f"it was judged under the policy {evidence.policy_digest[:12]}…, and {policy_digest[:12]}… is configured "
+            "now: compare it again."
+        )
     failed = quarantined(entries).get(challenger.version)
     if failed is not None:
         problems.append(f"it was taken out of service by {failed.actor} on {as_utc(failed.at)}: {failed.reason}")
@@ -168,11 +229,11 @@ def _named(version: str | None) -> str:
     return "no champion" if version is None else f"version {version}"
 
 
-def _is_this(head: LedgerEntry, challenger: ModelRef, compared_with: str | None, evidence: Evidence) -> bool:
+def _is_this(head: LedgerEntry, challenger: ModelRef, evidence: Evidence) -> bool:
     return (head.operation, head.subject, head.before, head.evidence_digest) == (
         Operation.PROMOTE,
         challenger.version,
-        compared_with,
+        evidence.compared_with,
         evidence.digest,
     )
 
@@ -197,28 +258,34 @@ def _finish(
     )
 
 
-def decline(
-    registry: Registry, ledger: Ledger, *, challenger: ModelRef, evidence: Evidence, approval: Approval, now: datetime
-) -> LedgerEntry:
-    """Record that the challenger was not approved, by whom and why.  The champion stays.
+def record(registry: Registry, ledger: Ledger, asked: Asked, operation: Operation, reason: str) -> LedgerEntry:
+    """Record that the challenger was declined or refused, by whom and why.  The champion stays.
+
+    Repeating it after its entry was written gives that entry.
 
     Raises:
         RegistryUnavailable: no answer.
     """
-    for remaining in reversed(range(_DECLINE_TRIES)):
+    challenger, approval = asked.challenger, asked.approval
+    for remaining in reversed(range(_RECORD_TRIES)):
         head = reconcile(registry, ledger)
+        if head is not None and head.operation is operation and head.approval_digest == approval.digest:
+            return head
         champion = serving(registry, ledger)
         draft = Draft(
-            operation=Operation.DECLINE,
+            operation=operation,
             before=champion.version if champion else None,
             after=champion.version if champion else None,
             subject=challenger.version,
             digest=challenger.digest,
-            evidence_digest=evidence.digest,
+            evidence_digest=asked.evidence.digest,
             forced=False,
-            actor=approval.approver,
-            reason=approval.reason.strip() or "no reason given",
-            at=now,
+            actor=", ".join(approval.approvers),
+            reason=reason.strip() or "no reason given",
+            at=asked.now,
+            approval_digest=approval.digest,
+            channel=approval.channel,
+            requested_by=approval.requested_by,
         )
         try:
             entry = ledger.append(draft, head)
@@ -227,7 +294,23 @@ def decline(
             if not remaining:
                 raise
             continue
-        tags = {"status": "declined", "declined_by": entry.actor, "decline_reason": entry.reason}
-        registry.annotate(challenger, tags)
+        word = "declined" if operation is Operation.DECLINE else "refused"
+        registry.annotate(
+            challenger, {"status": word, f"{word}_by": entry.actor, f"{word}_because": entry.reason[:_LONGEST_TAG]}
+        )
         return entry
     raise AssertionError("the last try returns or raises")
+
+
+def _unchanged(
+    registry: Registry, ledger: Ledger, asked: Asked, entry: LedgerEntry, status: Literal["not_approved", "refused"]
+) -> Promotion:
+    return Promotion(
+        status=status,
+        reason=f"{entry.actor}: {entry.reason}" if status == "not_approved" else entry.reason,
+        champion=serving(registry, ledger),
+        previous=None,
+        challenger=asked.challenger,
+        approval=asked.approval,
+        entry=entry,
+    )

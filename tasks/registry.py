@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import fsspec
 from prefect import runtime, task
 
+from ranking.approval import ApprovalRules
 from ranking.errors import SettingsError, StorageError, UnknownModel
 from ranking.features import Feature
 from ranking.results import (
@@ -95,17 +96,26 @@ def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: s
 
 
 def require_promotable(
-    challenger: ModelRef, evidence: Evidence, *, forced: bool, reason: str, registry: RegistryKnobs, workspace: str
+    challenger: ModelRef,
+    evidence: Evidence,
+    *,
+    policy_digest: str,
+    forced: bool,
+    reason: str,
+    registry: RegistryKnobs,
+    workspace: str,
 ) -> None:
     """Refuse before anybody is asked what would be refused afterwards.
 
     Raises:
-        PromotionRefused: the verdict is not PROMOTE, or the version was taken out of service, and it is not
-            forced with a reason.
+        PromotionRefused: the verdict is not PROMOTE, the policy was changed since, or the version was taken out of
+            service, and it is not forced with a reason.
         StaleChampion: another version serves than the one it was compared with.
     """
     models, ledger = _opened(registry, workspace)
-    promotion.overrides(challenger, evidence, ledger.entries(), forced=forced, reason=reason)
+    promotion.overrides(
+        challenger, evidence, ledger.entries(), policy_digest=policy_digest, forced=forced, reason=reason
+    )
     champion = promotion.serving(models, ledger)
     # A version that serves already is a repeated promotion, which is finished and not refused.
     if champion is None or champion.version != challenger.version:
@@ -227,58 +237,36 @@ def find_evidence(identifier: str, registry: RegistryKnobs, workspace: str) -> K
     return find(_registry(registry, workspace), identifier)
 
 
-@task(name="apply promotion", timeout_seconds=900, **RETRY_REGISTRY.options)
-def apply_promotion(
+@task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options)
+def settle_promotion(
     *,
     challenger: ModelRef,
-    compared_with: str | None,
     evidence: Evidence,
     approval: Approval,
+    rules: ApprovalRules,
+    policy_digest: str,
     forced: bool,
     reason: str,
     now: datetime,
     registry: RegistryKnobs,
     workspace: str,
 ) -> Promotion:
-    """Make the challenger the champion; see :func:`tasks.promotion.promote` for the order and the refusals."""
+    """Promote an approved challenger, or record why not; see :func:`tasks.promotion.settle`."""
     models, ledger = _opened(registry, workspace)
-    done = promotion.promote(
+    done = promotion.settle(
         models,
         ledger,
         challenger=challenger,
-        compared_with=compared_with,
         evidence=evidence,
         approval=approval,
+        rules=rules,
+        policy_digest=policy_digest,
         forced=forced,
         reason=reason,
         now=now,
     )
-    logger.info("%s", done.reason)
+    logger.info("%s: %s", done.status, done.reason)
     return done
-
-
-@task(name="record decline", timeout_seconds=300, **RETRY_REGISTRY.options)
-def record_decline(
-    *,
-    challenger: ModelRef,
-    evidence: Evidence,
-    approval: Approval,
-    now: datetime,
-    registry: RegistryKnobs,
-    workspace: str,
-) -> Promotion:
-    """Write to the ledger who did not approve and why; the champion stays."""
-    models, ledger = _opened(registry, workspace)
-    entry = promotion.decline(models, ledger, challenger=challenger, evidence=evidence, approval=approval, now=now)
-    return Promotion(
-        status="not_approved",
-        reason=f"{entry.actor}: {entry.reason}",
-        champion=promotion.serving(models, ledger),
-        previous=None,
-        challenger=challenger,
-        approval=approval,
-        entry=entry,
-    )
 
 
 @task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options)

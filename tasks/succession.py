@@ -17,7 +17,7 @@ def served(entries: tuple[LedgerEntry, ...]) -> tuple[str, ...]:
     for entry in entries:
         if not stack and entry.before is not None:
             stack.append(entry.before)
-        if entry.after is None or entry.operation is Operation.DECLINE:
+        if entry.after is None or not entry.operation.moves:
             continue
         if entry.operation is Operation.ROLLBACK and entry.after in stack:
             del stack[len(stack) - stack[::-1].index(entry.after) :]
@@ -32,7 +32,7 @@ def quarantined(entries: tuple[LedgerEntry, ...]) -> dict[str, LedgerEntry]:
     for entry in entries:
         if entry.operation is Operation.ROLLBACK and entry.before is not None:
             found[entry.before] = entry
-        if entry.after is not None:
+        if entry.after is not None and entry.operation.moves:
             found.pop(entry.after, None)
     return found
 

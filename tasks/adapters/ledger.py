@@ -35,6 +35,10 @@ class Draft(Value):
     actor: str
     reason: str
     at: AwareDatetime
+    release_digest: str | None = None
+    approval_digest: str | None = None
+    channel: str | None = None
+    requested_by: str | None = None
 
 
 class Stored(Value):
