@@ -101,7 +101,9 @@ def status(session: Session) -> int:
     if champion is None:
         output.say("No champion yet. `feedloop run` makes one; `feedloop retrain` proposes one from your data.")
     else:
-        output.say(f"Champion: {champion.uri}, digest {champion.digest[:16]}.")
+        output.say(
+            f"Champion: version {champion.version}, models:/{champion.name}@champion, digest {champion.digest[:16]}."
+        )
         if champion.learnt is not None:
             output.say(f"It learnt from {as_utc(champion.learnt.start)} to {as_utc(champion.learnt.end)}.")
     if entries:

@@ -30,7 +30,7 @@ def tell(session: Session, *, yes: bool) -> int:
     if champion is None:
         output.say("There is no champion yet. Run again with --yes, or at a terminal, to approve one.")
     else:
-        output.say(f"Champion: {champion.uri}, digest {champion.digest[:16]}.")
+        output.say(f"Champion: version {champion.version}, digest {champion.digest[:16]}.")
         output.say(f'Load it anywhere: mlflow.pyfunc.load_model("models:/{champion.name}@champion")')
         output.say("See who served and why: feedloop status, feedloop history")
     if last.promotion is not None and last.promotion.status == "promoted" and last.promotion.previous is not None:

@@ -137,6 +137,9 @@ class ModelRef(Value):
     run_id: str
     digest: str
     learnt: Window | None
+    package_digest: str | None = Field(
+        default=None, description="Digest of all that MLflow serves: the bundle and the code around it."
+    )
 
     @property
     def uri(self) -> str:

@@ -1,7 +1,7 @@
-"""Promotion over the two ports: the ledger is the truth, aliases and tags follow it.
+"""Promotion: everything that can fail, then one entry in the ledger, then what can be repeated from it.
 
-The order is what makes it safe.  Everything that can fail comes before the one entry in the ledger;
-everything after it can be repeated from the ledger, and :func:`reconcile` does.
+Whether it happens at all is asked in this order: is the evidence about this challenger, does the approval
+count, do verdict and policy allow it, is the champion the one that was compared, does the challenger serve.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from ranking.approval import ApprovalRules, require_valid
 from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
 from ranking.results import Approval, Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion, as_utc
 from tasks.adapters.ledger import Draft, Ledger
-from tasks.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_serving
+from tasks.champion import commit, reconcile, serving
 from tasks.model_card import card, entry_tags, verdict_tags
-from tasks.succession import back_to, quarantined, serving_version
+from tasks.succession import last_move, quarantined
 
 _RECORD_TRIES = 20
 _LONGEST_TAG = 1000
@@ -29,37 +30,6 @@ class Asked:
     evidence: Evidence
     approval: Approval
     now: datetime
-
-
-def serving(registry: Registry, ledger: Ledger) -> ModelRef | None:
-    """The champion: the version that the ledger's head names.
-
-    When the ledger never named one, a version that somebody gave the alias ``champion`` by hand is
-    the champion: others are served by it already, and calling it "none" would let the first
-    challenger replace it uncompared.  It is adopted for good by the next ledger entry, which
-    records it as ``before``.  A version that feedloop did not register has no ``learnt`` window and
-    no digest, so nothing can be compared with it; only a forced promotion replaces it.
-
-    Raises:
-        RegistryUnavailable: no answer; that is not "none".
-    """
-    version = serving_version(ledger.entries())
-    return registry.champion() if version is None else registry.model(version)
-
-
-def reconcile(registry: Registry, ledger: Ledger) -> LedgerEntry | None:
-    """Make the aliases what the ledger says, whatever a crash or a hand left; returns the ledger's head."""
-    entries = ledger.entries()
-    champion = serving_version(entries)
-    if champion is not None:
-        previous = back_to(entries, champion)
-        aliases = registry.aliases()
-        for alias, version in ((PREVIOUS, previous), (CHAMPION, champion)):
-            if aliases.get(alias) != version:
-                registry.point(alias, version)
-        if aliases.get(CHALLENGER) == champion:
-            registry.point(CHALLENGER, None)
-    return entries[-1] if entries else None
 
 
 def settle(
@@ -143,8 +113,9 @@ def promote(
     _require_about(challenger, evidence)
     head = reconcile(registry, ledger)
     entries = ledger.entries()
-    if head is not None and _is_this(head, challenger, evidence):
-        return _finish(registry, head, challenger, evidence, approval)
+    done = last_move(entries)
+    if done is not None and _is_this(done, challenger, evidence):
+        return _finish(registry, done, challenger, evidence, approval)
     require_valid(approval, evidence, rules, entries, now)
     overridden = overrides(challenger, evidence, entries, policy_digest=policy_digest, forced=forced, reason=reason)
     champion = serving(registry, ledger)
@@ -167,14 +138,18 @@ def promote(
         channel=approval.channel,
         requested_by=approval.requested_by,
     )
-    entry = ledger.append(draft, head)
+    entry = commit(ledger, draft, head)
     reconcile(registry, ledger)
     return _finish(registry, entry, challenger, evidence, approval)
 
 
 def _require_about(challenger: ModelRef, evidence: Evidence) -> None:
     about = evidence.comparison.challenger
-    if (about.version, about.digest) != (challenger.version, challenger.digest):
+    if (about.version, about.digest, about.package_digest) != (
+        challenger.version,
+        challenger.digest,
+        challenger.package_digest,
+    ):
         raise PromotionRefused(
             f"The evidence is about version {about.version} ({about.digest[:12]}…), not about version "
             f"{challenger.version} of {challenger.name!r} ({challenger.digest[:12]}…). Compare this challenger first."
@@ -229,8 +204,8 @@ def _named(version: str | None) -> str:
     return "no champion" if version is None else f"version {version}"
 
 
-def _is_this(head: LedgerEntry, challenger: ModelRef, evidence: Evidence) -> bool:
-    return (head.operation, head.subject, head.before, head.evidence_digest) == (
+def _is_this(entry: LedgerEntry, challenger: ModelRef, evidence: Evidence) -> bool:
+    return (entry.operation, entry.subject, entry.before, entry.evidence_digest) == (
         Operation.PROMOTE,
         challenger.version,
         evidence.compared_with,

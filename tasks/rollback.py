@@ -15,9 +15,9 @@ from ranking.results import LedgerEntry, ModelRef, Operation, Rollback, as_utc
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_bundle
+from tasks.champion import commit, reconcile, serving
 from tasks.model_card import entry_tags
-from tasks.promotion import reconcile, serving
-from tasks.succession import quarantined, served
+from tasks.succession import quarantined, ways_back
 
 
 def rollback(
@@ -55,19 +55,21 @@ def rollback(
     if head is None or champion is None:
         raise RollbackError("Nothing was ever promoted by feedloop here, so there is nothing to go back to.")
     target, skipped = _target(registry, entries, champion, to, forced=forced)
+    released = as_released(target, entries)
     draft = Draft(
         operation=Operation.ROLLBACK,
         before=champion.version,
         after=target.version,
         subject=target.version,
-        digest=target.digest,
+        digest=released.digest,
         evidence_digest=None,
         forced=forced and target.version in quarantined(entries),
         actor=actor,
         reason=" ".join((reason.strip(), *skipped)),
         at=now,
+        release_digest=released.package_digest,
     )
-    entry = ledger.append(draft, head)
+    entry = commit(ledger, draft, head)
     reconcile(registry, ledger)
     registry.annotate(target, entry_tags("champion", entry))
     registry.annotate(champion, {"status": "rolled_back", "rolled_back_at": now.isoformat(), "rollback_reason": reason})
@@ -87,9 +89,7 @@ def _target(
             raise RollbackError(f"Version {target.version} cannot be put back: {problem}") from problem
         return target, []
     skipped: list[str] = []
-    for version in dict.fromkeys(reversed(served(entries))):
-        if version == champion.version or version in bad:
-            continue
+    for version in ways_back(entries, champion.version):
         try:
             target = registry.model(version)
         except UnknownModel:
@@ -109,7 +109,7 @@ def _target(
 def _require_served(target: ModelRef, champion: ModelRef, entries: tuple[LedgerEntry, ...], *, forced: bool) -> None:
     if target.version == champion.version:
         raise RollbackError(f"Version {target.version} serves already; there is nothing to do.")
-    ever = sorted({version for entry in entries for version in (entry.before, entry.after) if version}, key=int)
+    ever = list(dict.fromkeys(version for entry in entries for version in (entry.before, entry.after) if version))
     if target.version not in ever:
         raise RollbackError(
             f"Version {target.version} never served, so it cannot be gone back to; promote it instead. "
@@ -127,13 +127,30 @@ def _trouble(
     registry: Registry, ref: ModelRef, entries: tuple[LedgerEntry, ...], *, unverifiable_is_fine: bool = False
 ) -> FeedloopError | None:
     """Why the version cannot serve, judged by the digest that the ledger recorded when it was promoted."""
-    recorded = next((entry.digest for entry in reversed(entries) if entry.subject == ref.version), ref.digest)
-    if not recorded and unverifiable_is_fine:
+    if not ref.digest and unverifiable_is_fine:
         return None
     try:
-        verify_bundle(registry, ref.model_copy(update={"digest": recorded}))
+        verify_bundle(registry, as_released(ref, entries))
+        if not registry.released(ref):
+            # Deleted by hand: the alias needs one, and what was just verified is the same.
+            registry.release(ref)
     except RegistryUnavailable:
         raise
     except (BundleError, RegistryError, StorageError) as error:
         return error
     return None
+
+
+def as_released(ref: ModelRef, entries: tuple[LedgerEntry, ...]) -> ModelRef:
+    """A version with the digests that the ledger recorded when it was promoted.
+
+    The registry's own tags can be edited together with the bytes.
+    """
+    promoted = next(
+        (entry for entry in reversed(entries) if (entry.subject, entry.operation) == (ref.version, Operation.PROMOTE)),
+        None,
+    )
+    if promoted is None:
+        return ref
+    package = promoted.release_digest or ref.package_digest
+    return ref.model_copy(update={"digest": promoted.digest, "package_digest": package})

@@ -1,11 +1,33 @@
 """Who served, in which order, and who may serve again: read from the ledger's entries alone."""
 
-from ranking.results import LedgerEntry, Operation
+from datetime import datetime
+
+from ranking.results import LedgerEntry, Operation, Service
 
 
 def serving_version(entries: tuple[LedgerEntry, ...]) -> str | None:
     """The version that serves after these entries; None when they never named one."""
     return entries[-1].after if entries else None
+
+
+def last_move(entries: tuple[LedgerEntry, ...]) -> LedgerEntry | None:
+    """The newest entry that changed who serves; None if none did."""
+    return next((entry for entry in reversed(entries) if entry.operation.moves), None)
+
+
+def services(entries: tuple[LedgerEntry, ...]) -> tuple[Service, ...]:
+    """Who served when, oldest first.  A version that served before the first entry has no known start."""
+    moves = [entry for entry in entries if entry.operation.moves and entry.after is not None]
+    ends = [entry.at for entry in moves[1:]]
+    return tuple(
+        Service(version=entry.after or "", start=entry.at, end=end, started_by=entry)
+        for entry, end in zip(moves, [*ends, None], strict=True)
+    )
+
+
+def served_at(entries: tuple[LedgerEntry, ...], moment: datetime) -> Service | None:
+    """Who served at a moment; None when that was before the first entry."""
+    return next((service for service in reversed(services(entries)) if service.start <= moment), None)
 
 
 def served(entries: tuple[LedgerEntry, ...]) -> tuple[str, ...]:
@@ -37,8 +59,14 @@ def quarantined(entries: tuple[LedgerEntry, ...]) -> dict[str, LedgerEntry]:
     return found
 
 
+def ways_back(entries: tuple[LedgerEntry, ...], champion: str) -> tuple[str, ...]:
+    """The versions that a rollback from ``champion`` may go to, the nearest first."""
+    bad = quarantined(entries)
+    return tuple(
+        version for version in dict.fromkeys(reversed(served(entries))) if version != champion and version not in bad
+    )
+
+
 def back_to(entries: tuple[LedgerEntry, ...], champion: str) -> str | None:
     """The version that a rollback from ``champion`` goes to if its bytes still verify; None if there is none."""
-    bad = quarantined(entries)
-    candidates = [version for version in served(entries) if version != champion and version not in bad]
-    return candidates[-1] if candidates else None
+    return next(iter(ways_back(entries, champion)), None)

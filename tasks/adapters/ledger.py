@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime, ValidationError
 
-from ranking.errors import RegistryError, StaleChampion, UnknownModel
+from ranking.errors import LedgerBroken, RegistryError, StaleChampion, UnknownModel
 from ranking.results import LedgerEntry, Operation
 from ranking.values import Value, canonical_json
 from tasks.adapters.mlflow_errors import answered
@@ -52,7 +52,7 @@ class Ledger(Protocol):
     """An append-only history with one writer per place."""
 
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """All entries, oldest first.  Raises RegistryError when one was edited or removed."""
+        """All entries, oldest first.  Raises LedgerBroken when one was edited or removed."""
 
     def head(self) -> LedgerEntry | None:
         """The newest entry; None when nothing was ever recorded."""
@@ -141,7 +141,7 @@ class MlflowLedger:
         """See :meth:`Ledger.entries`."""
         entries, breaks = read_chain(self._texts())
         if breaks:
-            raise RegistryError(
+            raise LedgerBroken(
                 f"The ledger of promotions cannot be trusted: {'; '.join(breaks)}. Nothing is promoted or rolled back "
                 f"on it. Restore the MLflow store from a backup (experiment {self._experiment!r})."
             )
@@ -224,7 +224,9 @@ def _key(number: int) -> str:
     return f"{number:08d}"
 
 
-def open_ledger(tracking_uri: str | None, model_name: str, workspace: Path) -> Ledger:
+def open_ledger(
+    tracking_uri: str | None, model_name: str, workspace: Path, ledger_uri: str | None = None
+) -> Ledger:
     """The ledger of one model.
 
     Args:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ranking.errors import FeedloopError, RegistryError, RegistryUnavailable, StorageError, UnknownModel
+from ranking.errors import AccessDenied, FeedloopError, RegistryError, RegistryUnavailable, StorageError, UnknownModel
 
 SQLITE = "sqlite:///"
 
@@ -62,7 +62,7 @@ def _translated(uri: str, error: Exception) -> FeedloopError:
     ):
         return RegistryUnavailable(unanswered(uri, _first_line(text)))
     if code in ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"):
-        return RegistryError(
+        return AccessDenied(
             f"{shown(uri)} refused the request: {_first_line(text)}. "
             "Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that user's permissions."
         )

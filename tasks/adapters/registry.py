@@ -22,6 +22,9 @@ TAG = "feedloop."
 class Registry(Protocol):
     """Registered versions of one model, with their files, tags and aliases.
 
+    A version is one trained model.  A released one also has a copy of its bytes that the promoter owns; from
+    then on its files are read from there.  ``champion`` and ``previous`` name released copies only.
+
     Every method raises RegistryUnavailable when there is no answer; that never means "none".
     """
 
@@ -69,6 +72,25 @@ class Registry(Protocol):
 
     def point(self, alias: str, version: str | None) -> None:
         """Set an alias, or take it away with None."""
+
+    def release(self, ref: ModelRef) -> str:
+        """Copy a verified version to where only the promoter writes; returns the copy's package digest.
+
+        Repeating it copies nothing again.
+
+        Raises:
+            TamperedBundle: the bytes are not those that were registered, or did not arrive whole.
+            StorageError: there is no room.
+        """
+
+    def released(self, ref: ModelRef) -> bool:
+        """Whether there is a released copy."""
+
+    def address(self, ref: ModelRef) -> str:
+        """What a plain ``mlflow.pyfunc.load_model`` loads: the released copy if there is one."""
+
+    def remove(self, ref: ModelRef) -> None:
+        """Delete a version with its released copy.  Whether that may be is for the caller to know."""
 
     def download(self, ref: ModelRef, folder: Path) -> Path:
         """Fetch the model's bundle into ``folder``, verified against ``ref.digest``; returns the bundle's folder.

@@ -360,7 +360,7 @@ class TestFetching:
 
     def test_a_version_that_does_not_exist_lists_those_that_do(self, shop: Shop) -> None:
         shop.register(1)
-        shop.register(2)
+        shop.registry.release(shop.register(2))
         shop.registry.point("champion", "2")
         for wanted in ("7", "previous", "no such thing"):
             with pytest.raises(UnknownModel, match=rf"{wanted}.*Versions: 1, 2\. Aliases: champion \(version 2\)"):
@@ -369,6 +369,10 @@ class TestFetching:
     def test_an_alias_can_be_set_moved_and_taken_away(self, shop: Shop) -> None:
         first, second = shop.register(1), shop.register(2)
         assert shop.registry.champion() is None
+        with pytest.raises(UnknownModel, match="Version 1 of 'feed_ranker' has no released copy"):
+            shop.registry.point("champion", first.version)
+        for ref in (first, second):
+            shop.registry.release(ref)
         shop.registry.point("champion", first.version)
         assert shop.registry.champion() == first == shop.registry.model("champion")
         shop.registry.point("champion", second.version)
@@ -390,7 +394,7 @@ def foreign_version(shop: Shop) -> object:
     client = MlflowClient(shop.registry.tracking_uri)
     client.create_registered_model(NAME)
     client.create_model_version(NAME, source=str(shop.workspace), await_creation_for=0)
-    return shop.registry.model("1")
+    return shop.registry.model("release-1")
 
 
 class TestEvidence:

@@ -26,7 +26,8 @@ COLUMNS = ["user_id", "item_id", "age", "device"]
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     shop = open_shop(with_database(tmp_path_factory.mktemp("workspace")))
-    shop.registry.point("champion", shop.register(1).version)
+    shop.registry.release(shop.register(1))
+    shop.registry.point("champion", "1")
     return shop
 
 

@@ -185,9 +185,9 @@ class Shop:
         )
 
 
-def open_shop(workspace: Path, tracking_uri: str | None = None) -> Shop:
+def open_shop(workspace: Path, tracking_uri: str | None = None, ledger_uri: str | None = None) -> Shop:
     return Shop(
         registry=open_registry(tracking_uri, NAME, workspace),
-        ledger=open_ledger(tracking_uri, NAME, workspace),
+        ledger=open_ledger(tracking_uri, NAME, workspace, ledger_uri),
         workspace=workspace,
     )
