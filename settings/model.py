@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ranking.features import FeatureSpec, HistoryKnobs, Schema
 from ranking.models import DeepMLPKnobs, ModelKnobs
+from ranking.retention import RetentionKnobs
 from ranking.split import SplitKnobs
 from ranking.training import TrainingKnobs
 from ranking.values import digest
@@ -38,6 +39,7 @@ class Settings(BaseSettings):
     gate: GateKnobs = Field(default=GateKnobs(), description="When a challenger may replace the champion.")
     approval: ApprovalKnobs = Field(default=ApprovalKnobs(), description="Who agrees to it.")
     registry: RegistryKnobs = Field(default=RegistryKnobs(), description="Where models live.")
+    retention: RetentionKnobs = Field(default=RetentionKnobs(), description="How many models are kept.")
     world: WorldKnobs = Field(default=WorldKnobs(), description="The sample feed of `feedloop run` without data.")
 
     toml_file: ClassVar[str | None] = None

@@ -30,13 +30,17 @@ from ranking.results import (
     Split,
     Trained,
 )
+from ranking.retention import Keeping, RetentionKnobs
 from settings.effects import RegistryKnobs
 from tasks import promotion
 from tasks.adapters.ledger import Ledger, open_ledger
 from tasks.adapters.registry import CHALLENGER, Registry, open_registry
 from tasks.adapters.storage import local_copy, temporary_folder
 from tasks.champion import reconcile, serving
+from tasks.events import emit_entry
 from tasks.evidence import KeptEvidence, find
+from tasks.reports import publish_entry
+from tasks.retention import prune
 from tasks.retries import RETRY_REGISTRY
 from tasks.rollback import rollback
 
@@ -271,6 +275,7 @@ def settle_promotion(
         now=now,
     )
     logger.info("%s: %s", done.status, done.reason)
+    _tell(done.challenger.name, done.entry)
     return done
 
 
@@ -289,7 +294,26 @@ def apply_rollback(
     models, ledger = _opened(registry, workspace)
     done = rollback(models, ledger, to=to, reason=reason, actor=actor, now=now, forced=forced)
     logger.warning("Rolled back from version %s to %s: %s", done.replaced.version, done.champion.version, done.reason)
+    _tell(done.champion.name, done.entry)
     return done
+
+
+def _tell(model: str, entry: LedgerEntry | None) -> None:
+    """Show in Prefect what the ledger says since; all of it can be told again from there."""
+    if entry is not None:
+        emit_entry(model, entry)
+        publish_entry(model, entry)
+
+
+@task(name="prune", timeout_seconds=3600, **RETRY_REGISTRY.options)
+def prune_versions(
+    *, knobs: RetentionKnobs, only: str | None, dry_run: bool, registry: RegistryKnobs, workspace: str
+) -> tuple[Keeping, ...]:
+    """Delete versions that nobody needs any more; see :func:`tasks.retention.prune`."""
+    fates = prune(*_opened(registry, workspace), knobs, only=only, dry_run=dry_run)
+    for keeping in fates:
+        logger.info("Version %s: %s, %s", keeping.version, keeping.fate, keeping.reason)
+    return fates
 
 
 def _opened(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger]:

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import TaskRunContext
 
-from ranking.results import Comparison, Estimate, Evidence, MetricComparison, Report, as_utc
+from ranking.results import Comparison, Estimate, Evidence, LedgerEntry, MetricComparison, Report, as_utc
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
 from tasks.evidence_picture import evidence_picture
@@ -78,13 +78,39 @@ def _pictures(evidence: Evidence, gate: GateKnobs) -> dict[str, bytes]:
 
 def _publish(title: str, text: str, pictures: dict[str, bytes], name: str) -> None:
     """Show the report in Prefect's UI."""
-    key = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    key = _key(name)
     create_markdown_artifact(text, key=key, description=title)
     for file, picture in pictures.items():
         encoded = base64.b64encode(picture).decode()
         create_image_artifact(
             f"data:image/png;base64,{encoded}", key=f"{key}-{file.removesuffix('.png')}", description=PICTURES[file]
         )
+
+
+def publish_entry(model: str, entry: LedgerEntry) -> None:
+    """Show in Prefect's UI what a ledger entry says; the artifact's history is the history of the model."""
+    if TaskRunContext.get() is None:
+        return
+    lines = [
+        f"# {model}: {entry.operation}{', forced' if entry.forced else ''}",
+        "",
+        entry.reason,
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| champion before | {entry.before or 'none'} |",
+        f"| champion now | {entry.after or 'none'} |",
+        f"| about version | {entry.subject} |",
+        f"| by | {_cell(entry.actor)} |",
+        f"| at | {as_utc(entry.at)} |",
+        f"| ledger entry | {entry.number}, `{entry.hash[:16]}` |",
+        f"| evidence | `{(entry.evidence_digest or 'none')[:16]}` |",
+    ]
+    create_markdown_artifact("\n".join(lines), key=_key(f"ledger {model}"), description=f"Ledger of {model}")
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def evidence_markdown(evidence: Evidence) -> str:

@@ -224,9 +224,7 @@ def _key(number: int) -> str:
     return f"{number:08d}"
 
 
-def open_ledger(
-    tracking_uri: str | None, model_name: str, workspace: Path, ledger_uri: str | None = None
-) -> Ledger:
+def open_ledger(tracking_uri: str | None, model_name: str, workspace: Path, ledger_uri: str | None = None) -> Ledger:
     """The ledger of one model.
 
     Args:

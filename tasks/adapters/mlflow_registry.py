@@ -146,11 +146,14 @@ class MlflowRegistry:
         found = self._releases.find(ref.version)
         return ref.uri if found is None else f"models:/{found.name}/{found.version}"
 
-    def remove(self, ref: ModelRef) -> None:
+    def remove(self, ref: ModelRef, *, keep_record: bool) -> None:
         """See :meth:`Registry.remove`."""
         model_id = self.tags(ref).get("model_id")
         self._releases.remove(ref.version)
-        self._versions.delete(ref.version)
+        if keep_record:
+            self._versions.annotate(ref.version, {"bytes": "dropped"}, None)
+        else:
+            self._versions.delete(ref.version)
         if model_id:
             with answered(self.tracking_uri):
                 self._client.delete_logged_model(model_id)

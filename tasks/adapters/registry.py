@@ -89,8 +89,11 @@ class Registry(Protocol):
     def address(self, ref: ModelRef) -> str:
         """What a plain ``mlflow.pyfunc.load_model`` loads: the released copy if there is one."""
 
-    def remove(self, ref: ModelRef) -> None:
-        """Delete a version with its released copy.  Whether that may be is for the caller to know."""
+    def remove(self, ref: ModelRef, *, keep_record: bool) -> None:
+        """Delete a version with its released copy, or only their bytes.  Whether that may be is the caller's to know.
+
+        What is deleted can still be restored until the store is cleaned up (``mlflow gc``).
+        """
 
     def download(self, ref: ModelRef, folder: Path) -> Path:
         """Fetch the model's bundle into ``folder``, verified against ``ref.digest``; returns the bundle's folder.
