@@ -124,7 +124,8 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", help="Version to put back. [default: the previous champion]")
     ] = None,
-    reason: Reason = "rolled back by hand",
+    *,
+    reason: Reason,
     config: Config = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -136,13 +137,48 @@ def rollback(
 @command("status")
 def status(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
     """Who serves, since when and why, and which challengers there are."""
-    return _session(config, json, verbose).do("deployments.commands:status")
+    return _session(config, json, verbose).do("deployments.ledger_commands:status")
 
 
 @command("history")
 def history(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
     """Every promotion, refusal and rollback, from the ledger."""
-    return _session(config, json, verbose).do("deployments.commands:history")
+    return _session(config, json, verbose).do("deployments.ledger_commands:history")
+
+
+@command("who-served")
+def who_served(
+    at: Annotated[datetime, typer.Option("--at", help="The moment (UTC).")],
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Which version served at a moment, and what put it there."""
+    return _session(config, json, verbose).do("deployments.ledger_commands:who_served", at=at)
+
+
+@command("verify")
+def verify(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
+    """Is the ledger as it was written?  6 and the entry's number if one was edited or is gone."""
+    return _session(config, json, verbose).do("deployments.ledger_commands:verify")
+
+
+@command("doctor")
+def doctor(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
+    """Mend what a crash left, and check everything that a promotion or a rollback needs; 6 if something is wrong."""
+    return _session(config, json, verbose).do("deployments.doctor:doctor")
+
+
+@command("prune")
+def prune(
+    version: Annotated[str | None, typer.Option("--version", help="Delete only this one, if it may be.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Delete models that are no longer needed; 7 for one that serves, could be gone back to, or is new."""
+    return _session(config, json, verbose).do("deployments.ledger_commands:prune", version=version, dry_run=dry_run)
 
 
 @command("explain")

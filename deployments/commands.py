@@ -6,7 +6,7 @@ from pathlib import Path
 from deployments.session import Session
 from deployments.terminal import asker, who
 from ranking.errors import StorageError
-from ranking.results import LedgerEntry, Promotion, Retraining, as_utc
+from ranking.results import Promotion, Retraining, as_utc
 
 RETRAIN_NEEDS = ("lightning.pytorch", "mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")
 """Libraries of the retrain flow that take seconds to import."""
@@ -19,7 +19,7 @@ def turn(session: Session, *, cutoff: datetime | None, now: datetime | None, yes
     from tasks.reports import evidence_markdown
 
     with session.flows(needs=RETRAIN_NEEDS), answered_by(asker(session.output, yes=yes)):
-        result = flow(config=session.config, data=session.data, cutoff=_utc(cutoff), now=now)
+        result = flow(config=session.config, data=session.data, cutoff=utc(cutoff), now=now)
     snapshot, split, output = result.snapshot, result.split, session.output
     output.say(
         f"Read {snapshot.rows:,} impressions of {snapshot.users:,} users and {snapshot.items:,} items, "
@@ -55,7 +55,7 @@ def compare(session: Session, *, champion: str, challenger: str, cutoff: datetim
             challenger=challenger,
             config=session.config,
             data=session.data,
-            cutoff=_utc(cutoff),
+            cutoff=utc(cutoff),
             now=now_of(session),
         )
     session.output.markdown(evidence_markdown(evidence))
@@ -87,42 +87,6 @@ def rollback(session: Session, *, to: str | None, reason: str) -> int:
         f"Ledger entry {result.entry.number}: {reason}."
     )
     session.output.finish(rollback=result)
-    return 0
-
-
-def status(session: Session) -> int:
-    """``feedloop status``."""
-    from tasks.registry import champion_now, ledger_entries, registered_versions
-
-    settings, output = session.settings, session.output
-    champion = champion_now(**settings.store)
-    entries = ledger_entries(**settings.store)
-    versions = registered_versions(**settings.store)
-    if champion is None:
-        output.say("No champion yet. `feedloop run` makes one; `feedloop retrain` proposes one from your data.")
-    else:
-        output.say(
-            f"Champion: version {champion.version}, models:/{champion.name}@champion, digest {champion.digest[:16]}."
-        )
-        if champion.learnt is not None:
-            output.say(f"It learnt from {as_utc(champion.learnt.start)} to {as_utc(champion.learnt.end)}.")
-    if entries:
-        output.say(f"Last entry: {_line(entries[-1])}")
-    output.say(f"Registered versions: {', '.join(version.version for version in versions) or 'none'}.")
-    output.finish(champion=champion, last_entry=entries[-1] if entries else None, versions=list(versions))
-    return 0
-
-
-def history(session: Session) -> int:
-    """``feedloop history``."""
-    from tasks.registry import ledger_entries
-
-    entries = ledger_entries(session.settings.registry, session.settings.workspace)
-    for entry in entries:
-        session.output.say(_line(entry))
-    if not entries:
-        session.output.say("The ledger is empty: nothing was ever promoted, refused or rolled back.")
-    session.output.finish(entries=list(entries))
     return 0
 
 
@@ -172,15 +136,6 @@ def tell_promotion(session: Session, promotion: Promotion | None) -> None:
         output.say(f"The champion stays as it is: {promotion.reason}")
 
 
-def _line(entry: LedgerEntry) -> str:
-    forced = ", forced" if entry.forced else ""
-    change = f"{entry.before or 'none'} -> {entry.after or 'none'}"
-    return (
-        f"{entry.number:>4}  {as_utc(entry.at)}  {entry.operation}{forced}  version {entry.subject}  "
-        f"(champion {change})  by {entry.actor}: {entry.reason}"
-    )
-
-
 def now_of(session: Session) -> datetime | None:
     """The sample feed has a calendar of its own."""
     from tasks.sample import SampleFeed
@@ -191,5 +146,6 @@ def now_of(session: Session) -> datetime | None:
     return SampleFeed(settings.sample_folder, settings.world, settings.data.window_days).now
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def utc(moment: datetime | None) -> datetime | None:
+    """A moment that was typed without a zone is meant in UTC."""
     return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -63,7 +63,7 @@ def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None
     Raises:
         RegistryUnavailable: no answer.
     """
-    models, ledger = _opened(registry, workspace)
+    models, ledger = open_both(registry, workspace)
     try:
         reconcile(models, ledger)
     except AccessDenied as error:
@@ -74,7 +74,7 @@ def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None
 
 def champion_now(registry: RegistryKnobs, workspace: str) -> ModelRef | None:
     """Who serves now, without changing anything."""
-    return serving(*_opened(registry, workspace))
+    return serving(*open_both(registry, workspace))
 
 
 def champion_bundle(registry: RegistryKnobs, workspace: str) -> "Bundle | None":
@@ -121,7 +121,7 @@ def require_promotable(
             service, and it is not forced with a reason.
         StaleChampion: another version serves than the one it was compared with.
     """
-    models, ledger = _opened(registry, workspace)
+    models, ledger = open_both(registry, workspace)
     promotion.overrides(
         challenger, evidence, ledger.entries(), policy_digest=policy_digest, forced=forced, reason=reason
     )
@@ -141,9 +141,19 @@ def registered_versions(registry: RegistryKnobs, workspace: str) -> tuple[ModelR
     return _registry(registry, workspace).versions()
 
 
+def champion_address(champion: ModelRef, registry: RegistryKnobs, workspace: str) -> str:
+    """Which MLflow version the champion is now."""
+    return _registry(registry, workspace).address(champion)
+
+
+def ledger_breaks(registry: RegistryKnobs, workspace: str) -> tuple[str, ...]:
+    """Every entry of the ledger that was edited or is gone, in words; empty when it is intact."""
+    return open_both(registry, workspace)[1].verify()
+
+
 def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry, ...]:
     """The history of who served, oldest first."""
-    return _opened(registry, workspace)[1].entries()
+    return open_both(registry, workspace)[1].entries()
 
 
 @task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options)
@@ -261,7 +271,7 @@ def settle_promotion(
     workspace: str,
 ) -> Promotion:
     """Promote an approved challenger, or record why not; see :func:`tasks.promotion.settle`."""
-    models, ledger = _opened(registry, workspace)
+    models, ledger = open_both(registry, workspace)
     done = promotion.settle(
         models,
         ledger,
@@ -291,7 +301,7 @@ def apply_rollback(
     forced: bool = False,
 ) -> Rollback:
     """Put an earlier champion back; see :func:`tasks.rollback.rollback`."""
-    models, ledger = _opened(registry, workspace)
+    models, ledger = open_both(registry, workspace)
     done = rollback(models, ledger, to=to, reason=reason, actor=actor, now=now, forced=forced)
     logger.warning("Rolled back from version %s to %s: %s", done.replaced.version, done.champion.version, done.reason)
     _tell(done.champion.name, done.entry)
@@ -310,13 +320,14 @@ def prune_versions(
     *, knobs: RetentionKnobs, only: str | None, dry_run: bool, registry: RegistryKnobs, workspace: str
 ) -> tuple[Keeping, ...]:
     """Delete versions that nobody needs any more; see :func:`tasks.retention.prune`."""
-    fates = prune(*_opened(registry, workspace), knobs, only=only, dry_run=dry_run)
+    fates = prune(*open_both(registry, workspace), knobs, only=only, dry_run=dry_run)
     for keeping in fates:
         logger.info("Version %s: %s, %s", keeping.version, keeping.fate, keeping.reason)
     return fates
 
 
-def _opened(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger]:
+def open_both(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger]:
+    """The registry of models, and the ledger of who serves."""
     folder = _local(registry, workspace)
     return (
         open_registry(registry.tracking_uri, registry.model_name, folder),

@@ -18,10 +18,10 @@ def last_move(entries: tuple[LedgerEntry, ...]) -> LedgerEntry | None:
 def services(entries: tuple[LedgerEntry, ...]) -> tuple[Service, ...]:
     """Who served when, oldest first.  A version that served before the first entry has no known start."""
     moves = [entry for entry in entries if entry.operation.moves and entry.after is not None]
-    ends = [entry.at for entry in moves[1:]]
+    ends = [*(entry.at for entry in moves[1:]), None]
     return tuple(
         Service(version=entry.after or "", start=entry.at, end=end, started_by=entry)
-        for entry, end in zip(moves, [*ends, None], strict=True)
+        for entry, end in zip(moves, ends, strict=False)
     )
 
 

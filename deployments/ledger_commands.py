@@ -1,0 +1,109 @@
+"""Commands that read the ledger: who serves, who served when, is the history intact; and what may be deleted."""
+
+from datetime import datetime
+
+from deployments.commands import utc
+from deployments.session import Session
+from ranking.errors import LedgerBroken
+from ranking.results import LedgerEntry, as_utc
+from ranking.retention import Fate
+
+
+def status(session: Session) -> int:
+    """``feedloop status``."""
+    from tasks.registry import champion_address, champion_now, ledger_entries, registered_versions
+
+    settings, output = session.settings, session.output
+    champion = champion_now(**settings.store)
+    entries = ledger_entries(**settings.store)
+    versions = registered_versions(**settings.store)
+    if champion is None:
+        output.say("No champion yet. `feedloop run` makes one; `feedloop retrain` proposes one from your data.")
+    else:
+        output.say(f"Champion: version {champion.version}, digest {champion.digest[:16]}.")
+        address = champion_address(champion, **settings.store)
+        output.say(f"Load it as models:/{champion.name}@champion, which is {address} now.")
+        if champion.learnt is not None:
+            output.say(f"It learnt from {as_utc(champion.learnt.start)} to {as_utc(champion.learnt.end)}.")
+    if entries:
+        output.say(f"Last entry: {_line(entries[-1])}")
+    output.say(f"Registered versions: {', '.join(version.version for version in versions) or 'none'}.")
+    output.finish(champion=champion, last_entry=entries[-1] if entries else None, versions=list(versions))
+    return 0
+
+
+def history(session: Session) -> int:
+    """``feedloop history``."""
+    from tasks.registry import ledger_entries
+
+    entries = ledger_entries(**session.settings.store)
+    for entry in entries:
+        session.output.say(_line(entry))
+    if not entries:
+        session.output.say("The ledger is empty: nothing was ever promoted, refused or rolled back.")
+    session.output.finish(entries=list(entries))
+    return 0
+
+
+def who_served(session: Session, *, at: datetime) -> int:
+    """``feedloop who-served``."""
+    from tasks.registry import ledger_entries
+    from tasks.succession import served_at
+
+    moment = utc(at) or at
+    entries = ledger_entries(**session.settings.store)
+    service = served_at(entries, moment)
+    if service is None:
+        start = f"; the first entry is of {as_utc(entries[0].at)}" if entries else ": the ledger is empty"
+        session.output.say(f"Nothing that feedloop promoted served at {as_utc(moment)}{start}.")
+    else:
+        until = f"until {as_utc(service.end)}" if service.end else "and serves still"
+        session.output.say(f"Version {service.version} served, from {as_utc(service.start)} {until}.")
+        session.output.say(_line(service.started_by))
+    session.output.finish(service=service)
+    return 0
+
+
+def verify(session: Session) -> int:
+    """``feedloop verify``: LedgerBroken (6) names every entry that was edited or is gone."""
+    from tasks.registry import ledger_breaks, ledger_entries
+
+    settings = session.settings
+    breaks = ledger_breaks(**settings.store)
+    if breaks:
+        raise LedgerBroken(
+            f"The ledger of {settings.registry.model_name!r} was changed after it was written: {'; '.join(breaks)}. "
+            "Nothing is promoted or rolled back on it. Restore it from a backup."
+        )
+    entries = ledger_entries(**settings.store)
+    head = f", the last one {entries[-1].hash}" if entries else ""
+    session.output.say(f"Intact: {len(entries)} entries, each with the hash of the one before{head}.")
+    session.output.finish(entries=len(entries), head=entries[-1].hash if entries else None, breaks=[])
+    return 0
+
+
+def prune(session: Session, *, version: str | None, dry_run: bool) -> int:
+    """``feedloop prune``: RetentionError (7) when a version is named that must be kept."""
+    from tasks.registry import prune_versions
+
+    settings, output = session.settings, session.output
+    fates = prune_versions.fn(knobs=settings.retention, only=version, dry_run=dry_run, **settings.store)
+    words = {Fate.KEEP: "kept", Fate.DROP_BYTES: "bytes dropped", Fate.DELETE: "deleted"}
+    for keeping in fates:
+        would = "would be " if dry_run and keeping.fate is not Fate.KEEP else ""
+        output.say(f"Version {keeping.version}: {would}{words[keeping.fate]}, {keeping.reason}.")
+    if not fates:
+        output.say("Nothing is registered yet.")
+    elif not dry_run and any(keeping.fate is not Fate.KEEP for keeping in fates):
+        output.say("`mlflow gc` frees the space; until then it can be restored.")
+    output.finish(versions=list(fates), dry_run=str(dry_run).lower())
+    return 0
+
+
+def _line(entry: LedgerEntry) -> str:
+    forced = ", forced" if entry.forced else ""
+    change = f"{entry.before or 'none'} -> {entry.after or 'none'}"
+    return (
+        f"{entry.number:>4}  {as_utc(entry.at)}  {entry.operation}{forced}  version {entry.subject}  "
+        f"(champion {change})  by {entry.actor}: {entry.reason}"
+    )
