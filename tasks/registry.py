@@ -303,7 +303,7 @@ def _opened(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger]:
     folder = _local(registry, workspace)
     return (
         open_registry(registry.tracking_uri, registry.model_name, folder),
-        open_ledger(registry.tracking_uri, registry.model_name, folder),
+        open_ledger(registry.tracking_uri, registry.model_name, folder, registry.ledger_uri),
     )
 
 

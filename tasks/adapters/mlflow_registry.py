@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ranking.errors import BundleError, RegistryError, RegistryUnavailable, StorageError, TamperedBundle, UnknownModel
 from ranking.results import Evidence, ModelRef, Snapshot, Training, Window
 from ranking.values import canonical_json
+from settings.addresses import shown
 from tasks.adapters.mlflow_errors import answered
 from tasks.adapters.mlflow_package import BUNDLE_FOLDER, Contents, package_digest, write_package
 from tasks.adapters.mlflow_store import Store
@@ -104,7 +105,7 @@ class MlflowRegistry:
             numbers = ", ".join(ref.version for ref in self.versions()) or "none"
             named = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items())) or "none"
             raise UnknownModel(
-                f"The model {self.name!r} has no version or alias {version_or_alias!r} in {self.tracking_uri}. "
+                f"The model {self.name!r} has no version or alias {version_or_alias!r} in {shown(self.tracking_uri)}. "
                 f"Versions: {numbers}. Aliases: {named}."
             ) from error
 

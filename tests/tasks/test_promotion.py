@@ -651,7 +651,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.tasks.tiny_models import NOW, approval_of, evidence_about, open_shop, with_database
 from tasks import promotion
-from tasks.adapters.ledger import MlflowLedger
+from tasks.adapters.mlflow_ledger import MlflowLedger
 from tasks.adapters.mlflow_registry import MlflowRegistry
 from tasks.adapters.serving_check import verify_bundle
 from tasks.rollback import rollback
