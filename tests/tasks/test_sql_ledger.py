@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,25 @@ class TestSqlLedger(LedgerContract):
 def test_eight_processes_may_start_a_ledger_at_once_and_one_wins(uri: str, tmp_path: Path) -> None:
     winner = winner_of_eight_processes(tmp_path, uri)
     assert [entry.actor for entry in open_sql(uri).entries()] == [winner]
+
+
+def test_the_table_is_created_once_when_all_first_users_find_it_missing(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = sql_ledger._create
+    for _ in range(3):
+        uri = postgres.fresh_database()
+        together = threading.Barrier(8, timeout=60)
+
+        def create_together(connection: Any, together: threading.Barrier = together) -> None:
+            together.wait()
+            create(connection)
+
+        monkeypatch.setattr(sql_ledger, "_create", create_together)
+        with ThreadPoolExecutor(8) as pool:
+            models = [f"model-{number}" for number in range(8)]
+            entries = list(pool.map(lambda model, uri=uri: open_sql(uri, model).append(draft(1), None), models))
+        assert [open_sql(uri, model).head() for model in models] == entries
 
 
 def test_both_spellings_of_the_address_open_the_same_ledger_and_models_have_their_own(uri: str) -> None:
