@@ -2,7 +2,7 @@
 
 from typing import Literal, TypedDict
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from ranking.approval import ApprovalRules
 from ranking.features import ColumnKnobs
@@ -33,14 +33,25 @@ class DataKnobs(Knobs):
 
 
 class RegistryKnobs(Knobs):
-    """The MLflow tracking store and model registry."""
+    """The MLflow tracking store and model registry, and the ledger of promotions."""
+
+    # An address may carry a password, which neither a repr nor an error may tell.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     tracking_uri: str | None = Field(
         default=None,
+        repr=False,
         description="MLflow tracking URI. Without one, an SQLite store in the workspace, with no server.",
     )
     model_name: str = Field(
         default="feed_ranker", min_length=1, pattern=r"^[^/:]+$", description="Name of the registered model."
+    )
+    ledger_uri: str | None = Field(
+        default=None,
+        repr=False,
+        pattern=r"^postgresql(\+psycopg)?://",
+        description="SQL database of the ledger of promotions, postgresql://…; without one the ledger lies in MLflow. "
+        "Give the password by PGPASSWORD or ~/.pgpass.",
     )
 
 

@@ -22,6 +22,7 @@ from ranking.world import (
     SAMPLE_WARMUP_DAYS,
     SAMPLE_WINDOW_DAYS,
 )
+from settings.addresses import shown
 from settings.effects import SAMPLE
 from settings.model import PREFIX, Settings
 
@@ -141,15 +142,23 @@ def _sentence(detail: ErrorDetails) -> str:
     location = [str(part) for part in detail["loc"]]
     name = ".".join(location)
     if detail["type"] != "extra_forbidden":
-        return f"{name} = {detail['input']!r}: {detail['msg']}"
-    known = _known(location[:-1])
+        return f"{name} = {_told(location, detail['input'])}: {shown(detail['msg'])}"
+    known = sorted({name for group in _groups_at(location[:-1]) for name in group.model_fields})
     near = get_close_matches(location[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
     return f"unknown setting {name!r}; {hint}"
 
 
-def _known(location: list[str]) -> list[str]:
-    """Names of the knobs of the group at ``location`` (empty: the top)."""
+def _told(location: list[str], value: object) -> str:
+    """A wrong value as it may be told: not at all when its knob hides it, never with a password."""
+    fields = [group.model_fields.get(location[-1]) for group in _groups_at(location[:-1])] if location else []
+    if any(field is not None and not field.repr for field in fields):
+        return "(hidden)"
+    return shown(repr(value))
+
+
+def _groups_at(location: list[str]) -> list[type[BaseModel]]:
+    """The groups that can stand at ``location`` (empty: the top)."""
     groups: list[type[BaseModel]] = [Settings]
     for part in location:
         groups = [
@@ -157,7 +166,7 @@ def _known(location: list[str]) -> list[str]:
             for group in groups
             for inner in _groups(group.model_fields[part].annotation if part in group.model_fields else None)
         ] or [group for group in groups if _is_kind(group, part)]
-    return sorted({name for group in groups for name in group.model_fields})
+    return groups
 
 
 def _is_kind(group: type[BaseModel], part: str) -> bool:

@@ -22,7 +22,12 @@ class Settings(BaseSettings):
     """All knobs.  Order of precedence: arguments, then ``FEEDLOOP_…`` variables, then ``feedloop.toml``."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # an address may carry a password; `settings.loading` tells what may be told
     )
 
     workspace: str = Field(

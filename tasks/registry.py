@@ -331,7 +331,7 @@ def open_both(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger
     folder = _local(registry, workspace)
     return (
         open_registry(registry.tracking_uri, registry.model_name, folder),
-        open_ledger(registry.tracking_uri, registry.model_name, folder),
+        open_ledger(registry.tracking_uri, registry.model_name, folder, registry.ledger_uri),
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.postgres import Postgres, postgres_server
+
 # Before anything imports Prefect or MLflow: no calls home, quick flows, errors told by the tests themselves.
 os.environ.update(
     {
@@ -30,3 +32,10 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL on loopback, for all tests; ``postgres.fresh_database()`` gives each its own."""
+    with postgres_server() as server:
+        yield server

@@ -1,7 +1,8 @@
 """The ledger: the append-only, hash-chained history of who serves.  Its head is the truth.
 
-MLflow's aliases have no compare-and-set: of four racers all "win".  An MLflow *parameter* can be
-written once and never changed, so entry ``00000007`` has exactly one author, whatever happens.
+MLflow's aliases have no compare-and-set: of four racers all "win".  A ledger lies where a place can
+be written once: ``mlflow_ledger`` keeps it in MLflow, ``sql_ledger`` in a table of PostgreSQL.
+Importing this module imports neither; :func:`open_ledger` does.
 """
 
 from collections.abc import Sequence
@@ -10,16 +11,12 @@ from typing import Protocol
 
 from pydantic import AwareDatetime, ValidationError
 
-from ranking.errors import LedgerBroken, RegistryError, StaleChampion, UnknownModel
+from ranking.errors import LedgerBroken, RegistryError, StaleChampion
 from ranking.results import LedgerEntry, Operation
 from ranking.values import Value, canonical_json
-from tasks.adapters.mlflow_errors import answered
-from tasks.adapters.mlflow_store import Store, open_store
 
 LONGEST_ENTRY = 6000
 """Characters of one entry; MLflow cuts longer parameters silently."""
-
-_POINTER_TAG = "feedloop.ledger_run"
 
 
 class Draft(Value):
@@ -123,105 +120,49 @@ def read_chain(texts: Sequence[tuple[int, str]]) -> tuple[list[LedgerEntry], lis
     return entries, breaks
 
 
-class MlflowLedger:
-    """One run whose write-once parameters ``00000001``, ``00000002``, … are the entries.
+def trusted(texts: Sequence[tuple[int, str]], place: str) -> tuple[LedgerEntry, ...]:
+    """The entries of stored ``(number, text)`` pairs, sorted by number.
 
-    The run is named by a tag of the experiment ``<model>-ledger-pointer``, which is created together
-    with its tag: experiment names are unique, so all processes agree on one run, even when they
-    start at the same moment or die half way.
+    Args:
+        texts: as for :func:`read_chain`.
+        place: where they are kept, in words that say what to restore.
+
+    Raises:
+        LedgerBroken: an entry was edited or removed.
     """
-
-    def __init__(self, store: Store, model_name: str) -> None:
-        self._store = store
-        self._experiment = f"{model_name}-ledger"
-        self._pointer = f"{model_name}-ledger-pointer"
-        self._run: str | None = None
-
-    def entries(self) -> tuple[LedgerEntry, ...]:
-        """See :meth:`Ledger.entries`."""
-        entries, breaks = read_chain(self._texts())
-        if breaks:
-            raise LedgerBroken(
-                f"The ledger of promotions cannot be trusted: {'; '.join(breaks)}. Nothing is promoted or rolled back "
-                f"on it. Restore the MLflow store from a backup (experiment {self._experiment!r})."
-            )
-        return tuple(entries)
-
-    def head(self) -> LedgerEntry | None:
-        """See :meth:`Ledger.head`."""
-        entries = self.entries()
-        return entries[-1] if entries else None
-
-    def append(self, draft: Draft, expected_head: LedgerEntry | None) -> LedgerEntry:
-        """See :meth:`Ledger.append`."""
-        entry = chained(draft, expected_head)
-        text = written(entry)
-        error: RegistryError | None = None
-        try:
-            run = self._run_id() or self._create_run()
-            with answered(self._store.uri):
-                self._store.client.log_param(run, _key(entry.number), text)
-        except RegistryError as problem:
-            # Taken by somebody else, or written with the answer lost on the way: only reading tells.
-            error = problem
-        entries = self.entries()
-        if len(entries) < entry.number:
-            raise error or RegistryError(f"MLflow accepted ledger entry {entry.number} and does not show it.")
-        winner = entries[entry.number - 1]
-        if winner != entry:
-            raise StaleChampion(
-                f"{winner.actor} was first: entry {winner.number} of the ledger, {winner.operation.value} of version "
-                f"{winner.subject} at {winner.at:%Y-%m-%d %H:%M:%S} UTC. Compare with today's champion and try again."
-            )
-        return winner
-
-    def verify(self) -> tuple[str, ...]:
-        """See :meth:`Ledger.verify`."""
-        return tuple(read_chain(self._texts())[1])
-
-    def _texts(self) -> list[tuple[int, str]]:
-        run = self._run_id()
-        if run is None:
-            return []
-        with answered(self._store.uri):
-            params = self._store.client.get_run(run).data.params
-        return sorted((int(key), text) for key, text in params.items() if key.isdecimal())
-
-    def _run_id(self) -> str | None:
-        """The ledger's run; None when nothing was ever recorded."""
-        if self._run is None:
-            self._run = self._pointed_run()
-        return self._run
-
-    def _pointed_run(self) -> str | None:
-        with answered(self._store.uri):
-            pointer = self._store.client.get_experiment_by_name(self._pointer)
-        if pointer is None:
-            return None
-        run = pointer.tags.get(_POINTER_TAG)
-        if run is None:
-            raise UnknownModel(
-                f"The MLflow experiment {self._pointer!r} has lost its tag {_POINTER_TAG}: the ledger of promotions "
-                "cannot be found. Restore the MLflow store from a backup."
-            )
-        return str(run)
-
-    def _create_run(self) -> str:
-        experiment = self._store.experiment(self._experiment)
-        with answered(self._store.uri):
-            candidate = self._store.client.create_run(experiment, run_name="ledger").info.run_id
-        won = self._store.create_experiment(self._pointer, tags={_POINTER_TAG: candidate})
-        chosen = candidate if won else self._pointed_run()
-        if chosen is None:
-            raise RegistryError(f"MLflow says that the experiment {self._pointer!r} exists and does not show it.")
-        if chosen != candidate:
-            with answered(self._store.uri):
-                self._store.client.delete_run(candidate)
-        return chosen
+    entries, breaks = read_chain(texts)
+    if breaks:
+        raise LedgerBroken(
+            f"The ledger of promotions cannot be trusted: {'; '.join(breaks)}. Nothing is promoted or rolled back "
+            f"on it. Restore {place} from a backup."
+        )
+    return tuple(entries)
 
 
-def _key(number: int) -> str:
-    return f"{number:08d}"
+def settled(entry: LedgerEntry, entries: Sequence[LedgerEntry], error: RegistryError | None) -> LedgerEntry:
+    """Who wrote the place of ``entry``: only reading after the write tells, whatever the write answered.
+
+    Args:
+        entry: what was to be written.
+        entries: what was read afterwards.
+        error: what the write answered; None when it went well.
+
+    Returns:
+        ``entry``, which is in the ledger.
+
+    Raises:
+        StaleChampion: somebody else wrote that place first.
+        RegistryError: nobody did; it is ``error`` if there is one.
+    """
+    if len(entries) < entry.number:
+        raise error or RegistryError(f"Ledger entry {entry.number} was accepted and is not shown. Read it again.")
+    winner = entries[entry.number - 1]
+    if winner != entry:
+        raise StaleChampion(
+            f"{winner.actor} was first: entry {winner.number} of the ledger, {winner.operation.value} of version "
+            f"{winner.subject} at {winner.at:%Y-%m-%d %H:%M:%S} UTC. Compare with today's champion and try again."
+        )
+    return winner
 
 
 def open_ledger(tracking_uri: str | None, model_name: str, workspace: Path, ledger_uri: str | None = None) -> Ledger:
@@ -231,9 +172,17 @@ def open_ledger(tracking_uri: str | None, model_name: str, workspace: Path, ledg
         tracking_uri: as for :func:`tasks.adapters.mlflow_store.open_store`.
         model_name: registered model that the ledger belongs to.
         workspace: local folder of the embedded store.
+        ledger_uri: the SQL database that keeps the ledger, ``postgresql://…``; without one MLflow keeps it.
 
     Raises:
         RegistryUnavailable: the store did not answer.
         RegistryError: the store cannot be used.
     """
+    if ledger_uri is not None:
+        from tasks.adapters.sql_ledger import SqlLedger
+
+        return SqlLedger(ledger_uri, model_name)
+    from tasks.adapters.mlflow_ledger import MlflowLedger
+    from tasks.adapters.mlflow_store import open_store
+
     return MlflowLedger(open_store(tracking_uri, workspace), model_name)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ranking.errors import AccessDenied, FeedloopError, RegistryError, RegistryUnavailable, StorageError, UnknownModel
+from settings.addresses import shown, without_password
 
 SQLITE = "sqlite:///"
 
@@ -43,10 +43,7 @@ _NO_ANSWER = ("API request to", "Max retries exceeded", "timed out")
 
 
 def _translated(uri: str, error: Exception) -> FeedloopError:
-    text = str(error)
-    password = urlsplit(uri).password
-    if password:  # the libraries put the whole address into their messages
-        text = text.replace(password, "***")
+    text = without_password(str(error), uri)  # the libraries put the whole address into their messages
     code = getattr(error, "error_code", "TEMPORARILY_UNAVAILABLE")
     path = sqlite_path(uri)
     if path is not None and any(sign in text for sign in _NO_TABLES):
@@ -76,17 +73,9 @@ def _first_line(text: str) -> str:
 def unanswered(uri: str, why: str) -> str:
     """The sentence for a registry that did not answer."""
     return (
-        f"The model registry at {shown(uri)} did not answer: {_first_line(why)} "
+        f"The model registry at {shown(uri)} did not answer: {_first_line(without_password(why, uri))} "
         "Check that it runs, and that registry.tracking_uri is right; repeating is safe."
     )
-
-
-def shown(uri: str) -> str:
-    """A URI for people: without the password."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@")
 
 
 def sqlite_path(uri: str) -> Path | None:

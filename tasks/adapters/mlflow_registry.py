@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from ranking.errors import BundleError, RegistryError, RegistryUnavailable, StorageError, TamperedBundle, UnknownModel
 from ranking.results import Evidence, ModelRef, Snapshot, Training, Window, challengers_of
+from settings.addresses import shown
 from tasks.adapters import mlflow_evidence
-from tasks.adapters.mlflow_errors import answered, shown
+from tasks.adapters.mlflow_errors import answered
 from tasks.adapters.mlflow_package import BUNDLE_FOLDER, Contents, package_digest, write_package
 from tasks.adapters.mlflow_releases import Releases, fetch, is_foreign
 from tasks.adapters.mlflow_store import Store

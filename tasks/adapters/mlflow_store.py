@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ranking.errors import RegistryError, RegistryUnavailable, StorageError
-from tasks.adapters.mlflow_errors import SQLITE, answered, shown, sqlite_path, unanswered, unusable
+from settings.addresses import shown, without_password
+from tasks.adapters.mlflow_errors import SQLITE, answered, sqlite_path, unanswered, unusable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -219,7 +220,8 @@ def _check_connection(uri: str) -> None:
     except sqlalchemy.exc.OperationalError as error:
         raise RegistryUnavailable(unanswered(uri, str(error.orig))) from error
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        why = without_password(str(error), uri)
         raise RegistryError(
-            f"{shown(uri)} is not a tracking URI that works here: {error}. Set registry.tracking_uri to a server "
+            f"{shown(uri)} is not a tracking URI that works here: {why}. Set registry.tracking_uri to a server "
             "(http://…), an SQLite file (sqlite:////…) or a database (postgresql+psycopg://…)."
         ) from error

@@ -1,3 +1,4 @@
+import traceback
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,35 @@ def test_the_policy_digest_follows_the_gate_and_nothing_else(tmp_path: Path) -> 
     other_gate = load(write(tmp_path, "[gate]\nmin_auc_improvement = 0.02\n"))
     assert first.policy_digest == other_seed.policy_digest
     assert first.policy_digest != other_gate.policy_digest
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            '[registry]\nledger_uri = "mysql://ada:s3cret@db/promotions"\n',
+            "registry.ledger_uri = (hidden): String should",
+        ),
+        ('[registry]\nledger_uri = ["postgresql://ada:s3cret@db/promotions"]\n', "registry.ledger_uri = (hidden)"),
+        ('[registry]\ntracking_uri = ["http://ada:s3cret@mlflow"]\n', "registry.tracking_uri = (hidden)"),
+        ('registry = "http://ada:s3cret@mlflow"\n', "registry = 'http://ada:***@mlflow'"),
+        ('registry = ["http://ada:s3cret@mlflow"]\n', "registry = ['http://ada:***@mlflow']"),
+        ('[registry]\ntracking_url = "http://ada:s3cret@mlflow"\n', "did you mean 'tracking_uri'"),
+        ('[registry]\nmodel_name = "http://ada:s3cret@mlflow"\n', "registry.model_name = 'http://ada:***@mlflow'"),
+    ],
+)
+def test_a_password_in_a_wrong_knob_is_told_neither_in_the_message_nor_in_the_traceback(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text))
+    assert expected in str(caught.value)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_addresses_of_the_registry_do_not_show_in_a_repr(tmp_path: Path) -> None:
+    addresses = 'tracking_uri = "http://ada:s3cret@mlflow"\nledger_uri = "postgresql://ada:s3cret@db/promotions"\n'
+    settings = load(write(tmp_path, f"[registry]\n{addresses}"))
+    assert settings.registry.ledger_uri == "postgresql://ada:s3cret@db/promotions"
+    assert "s3cret" not in f"{settings!r} {settings} {settings.registry!r} {settings.store}"
+    assert "model_name" in repr(settings.registry)

@@ -139,8 +139,8 @@ from pathlib import Path
 from ranking.errors import StaleChampion
 from tasks.adapters.ledger import Draft, open_ledger
 
-workspace, racer = Path(sys.argv[1]), sys.argv[2]
-ledger = open_ledger(None, "feed_ranker", workspace)
+workspace, racer, ledger_uri = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+ledger = open_ledger(None, "feed_ranker", workspace, ledger_uri or None)
 (workspace / f"ready-{racer}").touch()
 while not (workspace / "go").exists():
     time.sleep(0.001)
@@ -153,18 +153,26 @@ except StaleChampion:
 """
 
 
-@pytest.mark.slow
-def test_of_eight_processes_that_start_the_ledger_at_once_exactly_one_wins(workspace: Path) -> None:
+def winner_of_eight_processes(folder: Path, ledger_uri: str = "") -> str:
+    """Let eight processes append the first entry at once; the others have to hear that they are stale."""
     racers = [
-        subprocess.Popen([sys.executable, "-c", _RACER, str(workspace), str(racer)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", _RACER, str(folder), str(racer), ledger_uri], stdout=subprocess.PIPE, text=True
+        )
         for racer in range(8)
     ]
-    while len(list(workspace.glob("ready-*"))) < len(racers):
+    while len(list(folder.glob("ready-*"))) < len(racers):
         assert all(racer.poll() is None for racer in racers)
         time.sleep(0.05)
-    (workspace / "go").touch()
+    (folder / "go").touch()
     results = [racer.communicate(timeout=120)[0].split()[-1] for racer in racers]
     (winner,) = [result for result in results if result != "stale"]
+    return winner
+
+
+@pytest.mark.slow
+def test_of_eight_processes_that_start_the_ledger_at_once_exactly_one_wins(workspace: Path) -> None:
+    winner = winner_of_eight_processes(workspace)
     (entry,) = open_ledger(None, NAME, workspace).entries()
     assert entry.actor == winner
 

@@ -21,7 +21,6 @@ from ranking.errors import (
     TamperedBundle,
     UnknownModel,
 )
-from tasks.adapters.mlflow_errors import shown
 from tasks.adapters.mlflow_store import ENVIRONMENT, open_store
 from tasks.adapters.registry import open_registry
 from tests.tasks.tiny_models import (
@@ -87,10 +86,14 @@ class TestOpening:
 
     def test_the_password_of_a_uri_is_never_shown(self) -> None:
         uri = "postgresql+psycopg://ada:s3cret@localhost:1/models?connect_timeout=1"
-        assert shown(uri) == "postgresql+psycopg://ada:***@localhost:1/models?connect_timeout=1"
-        with pytest.raises(RegistryError) as caught:
+        with pytest.raises(RegistryError, match=r"ada:\*\*\*@localhost") as caught:
             open_store(uri, Path())
         assert "s3cret" not in str(caught.value)
+
+    def test_an_unknown_version_does_not_tell_the_password_of_the_registry(self, shop: Shop) -> None:
+        shop.registry.tracking_uri = "postgresql+psycopg://ada:s3cret@localhost:1/models"
+        with pytest.raises(UnknownModel, match=r"no version or alias '7' in postgresql\+psycopg://ada:\*\*\*@local"):
+            shop.registry.model("7")
 
 
 _OPENER = """
