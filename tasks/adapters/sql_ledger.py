@@ -10,7 +10,7 @@ import sqlalchemy
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, Text, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from ranking.errors import RegistryError, RegistryUnavailable
+from ranking.errors import AccessDenied, RegistryError, RegistryUnavailable
 from ranking.results import LedgerEntry
 from settings.addresses import shown, without_password
 from tasks.adapters.ledger import Draft, chained, read_chain, settled, trusted, written
@@ -232,7 +232,7 @@ def _translated(uri: str, error: SQLAlchemyError) -> RegistryError:
             "registry.ledger_uri, and the password in PGPASSWORD or ~/.pgpass."
         )
     if code == _NO_RIGHTS:
-        return RegistryError(
+        return AccessDenied(
             f"The ledger's database {shown(uri)} refused: {said}. A reader needs SELECT on the table {_TABLE.name}, "
             "a promoter SELECT and INSERT; who promotes first also needs CREATE on the schema, to create it."
         )

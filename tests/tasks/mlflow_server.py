@@ -1,6 +1,7 @@
 """A real ``mlflow server`` on loopback, as a team would run one: its own database, artifacts through the server."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,30 +16,57 @@ from tests.tasks.tiny_models import with_database
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """Start a server whose files lie in ``folder``; gives its tracking URI."""
-    with_database(folder)
+def mlflow_server(
+    folder: Path, database: str | None = None, more: dict[str, str] | None = None, options: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Start a server; gives its tracking URI.
+
+    Args:
+        folder: where its files lie.
+        database: address of its database; without one an SQLite file in the folder.
+        more: variables of its environment.
+        options: more of its options.
+    """
+    if database is None:
+        with_database(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
+        database or f"sqlite:///{folder / 'mlflow.db'}",
         "--artifacts-destination",
         str(folder / "a"),
     ]
+    command += options
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # Without its job runner, which is seven more processes that nothing here needs.
+    environment = os.environ | {"PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | (more or {})
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=folder,
+            env=os.environ | {"PATH": path} | (more or {}),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(process.pid, 15)
-            process.wait(timeout=30)
+            stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a server and its workers, at the latest after half a minute."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
