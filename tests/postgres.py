@@ -77,10 +77,14 @@ class Postgres:
                 return
         raise AssertionError(self._log())
 
-    def stop(self) -> None:
-        """Stop the server as an administrator would who does not wait for its clients; nothing if it is stopped."""
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server without waiting for its clients; nothing if it is stopped.
+
+        Args:
+            how: SIGINT ends in order; SIGQUIT at once, as a crash does, without writing everything down.
+        """
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(how)
             self._process.wait(timeout=60)
             self._process = None
 
@@ -121,6 +125,6 @@ def postgres_server() -> Iterator[Postgres]:
             server.start()
             yield server
         finally:
-            server.stop()
+            server.stop(signal.SIGQUIT)
     finally:
         shutil.rmtree(folder)
