@@ -30,6 +30,14 @@ def answered(uri: str) -> Iterator[None]:
         raise
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         raise _translated(uri, error) from error
+    except requests.HTTPError as error:
+        # From the artifact store behind the server, which MLflow does not translate.
+        code = error.response.status_code if error.response is not None else 503
+        if code in (401, 403):
+            raise _denied(uri, str(error)) from error
+        if code < 500:
+            raise RegistryError(f"{shown(uri)} answered with {code}: {_first_line(str(error))}") from error
+        raise RegistryUnavailable(unanswered(uri, str(error))) from error
     except (requests.RequestException, ConnectionError, TimeoutError) as error:
         raise RegistryUnavailable(unanswered(uri, str(error))) from error
     except OSError as error:
@@ -59,11 +67,15 @@ def _translated(uri: str, error: Exception) -> FeedloopError:
     ):
         return RegistryUnavailable(unanswered(uri, _first_line(text)))
     if code in ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"):
-        return AccessDenied(
-            f"{shown(uri)} refused the request: {_first_line(text)}. "
-            "Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that user's permissions."
-        )
+        return _denied(uri, text)
     return RegistryError(f"{shown(uri)} answered with {code}: {_first_line(text)}")
+
+
+def _denied(uri: str, text: str) -> AccessDenied:
+    return AccessDenied(
+        f"{shown(uri)} refused the request: {_first_line(text)}. "
+        "Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that user's permissions."
+    )
 
 
 def _first_line(text: str) -> str:

@@ -13,6 +13,7 @@ from ranking.errors import AccessDenied
 from settings.effects import RegistryKnobs
 from tasks import promotion
 from tasks import registry as tasks
+from tasks.adapters.mlflow_errors import answered
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
 from tests.tasks.mlflow_server import mlflow_server
@@ -75,7 +76,7 @@ def shop(server: str, tmp_path_factory: pytest.TempPathFactory) -> Shop:
         for seed in (1, 2):
             shop.register(seed)
     with acting_as("admin"):
-        admin.create_registered_model_permission(f"{NAME}-challengers", "promoter", "EDIT")
+        admin.grant_user_permission("promoter", "registered_model", f"{NAME}-challengers", "EDIT")
     with acting_as("promoter"):
         put(shop, "1")
     return shop
@@ -153,14 +154,17 @@ def test_the_trainer_cannot_promote_and_nothing_is_half_done(shop: Shop) -> None
 
 def test_the_trainer_cannot_overwrite_the_released_bytes(shop: Shop, tmp_path: Path) -> None:
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     (tmp_path / "model.safetensors").write_bytes(b"mine")
     with acting_as("promoter"):
         client = MlflowClient(shop.registry.tracking_uri)
         version = client.get_model_version_by_alias(NAME, "champion")
         model_id = version.tags["feedloop.model_id"]
-    with acting_as("trainer"), pytest.raises(MlflowException, match="403"):
+    with (
+        acting_as("trainer"),
+        pytest.raises(AccessDenied, match="403 Client Error"),
+        answered(shop.registry.tracking_uri),
+    ):
         client.log_model_artifact(model_id, str(tmp_path / "model.safetensors"))
     with acting_as("promoter"):
         verify_bundle(shop.registry, shop.registry.model("champion"))
