@@ -1,5 +1,6 @@
 """How many different keys, and how many rows each has, from a sample of bounded size that can be merged."""
 
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -63,7 +64,7 @@ class KeySketch(Value):
             return float(len(self.hashes))
         return (self.limit - 1) / ((self.hashes[-1] + 1) / _SPACE)
 
-    @property
+    @cached_property
     def effective(self) -> float:
         """Number of equally busy keys that would be as informative: (sum of rows)² / sum of rows² (Kish 1965)."""
         if not self.rows:

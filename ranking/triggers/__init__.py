@@ -6,7 +6,7 @@ first trigger without a veto wins.  Every answer is kept with its reason, whatev
 trigger or veto is one function and one line in its tuple.
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from ranking.results import Window
 from ranking.triggers.asking import combined, drift, manual, performance, schedule, volume
@@ -84,13 +84,13 @@ def arbitrate(
             chosen = answer
     flight = None
     if chosen is not None:
-        key = f"retrain-{known.revision + 1}"
+        key = f"retrain-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{known.revision + 1}"
         flight = Flight(key=key, trigger=chosen.trigger, champion=signals.champion, started_at=now)
     decided = Arbitration(
         at=now,
         decision="retrain" if chosen else "wait",
         trigger=chosen.trigger if chosen else None,
-        reason=_reason(chosen, answers, tuple(refusals), lost),
+        reason=_reason(case, chosen, answers, tuple(refusals)) + _given_up(lost),
         champion=signals.champion,
         window=signals.window,
         answers=answers,
@@ -109,19 +109,21 @@ def _refused(case: Case, answer: Answer, vetoes: tuple[Veto, ...]) -> Refusal | 
     return None
 
 
-def _reason(
-    chosen: Answer | None, answers: tuple[Answer, ...], refusals: tuple[Refusal, ...], lost: Flight | None
-) -> str:
+def _reason(case: Case, chosen: Answer | None, answers: tuple[Answer, ...], refusals: tuple[Refusal, ...]) -> str:
     """One paragraph for whoever asks at 3 a.m. why it did, or did not."""
-    given_up = f" Retraining {lost.key} never reported back and was given up." if lost else ""
     if chosen is not None:
-        return f"Retrain, by {chosen.trigger}: {chosen.reason}.{given_up}"
+        return f"Retrain, by {chosen.trigger}: {chosen.reason}."
     if refusals:
         wanted = {answer.trigger: answer.reason for answer in answers}
         told = (f"{refusal.trigger} asks ({wanted[refusal.trigger]}), but {refusal.reason}" for refusal in refusals)
-        return f"No retraining: {' '.join(told)}{given_up}"
-    told = (f"{answer.trigger}: {answer.reason}" for answer in answers)
-    return f"No retraining. {'; '.join(told)}.{given_up}"
+        return f"No retraining: {' '.join(told)}"
+    quality = case.signals.quality
+    incident = f" Data incident: {quality.sentence}" if quality is not None and quality.blocks else ""
+    return f"No retraining.{incident} {'; '.join(f'{answer.trigger}: {answer.reason}' for answer in answers)}."
+
+
+def _given_up(lost: Flight | None) -> str:
+    return f" Retraining {lost.key} never reported back and was given up." if lost else ""
 
 
 def _remembered(memory: Memory, decided: Arbitration) -> Memory:

@@ -39,7 +39,7 @@ def drift(case: Case) -> Answer:
     if found is None:
         return Answer(trigger="drift", fires=None, reason="drift was not looked at")
     summary = f"drift of {len(found.drifted)} of {len(found.columns)} columns"
-    return _watched("drift", case.memory.drift, found, summary, case.knobs.drift_windows)
+    return _watched(case, case.memory.drift, found, summary, case.knobs.drift_windows)
 
 
 def performance(case: Case) -> Answer:
@@ -48,20 +48,29 @@ def performance(case: Case) -> Answer:
     if found is None:
         return Answer(trigger="performance", fires=None, reason="performance was not looked at")
     summary = "a proven loss of AUC" if found.auc is None else f"a change of AUC by {found.auc.value:+.4f}"
-    return _watched("performance", case.memory.performance, found, summary, case.knobs.performance_windows)
+    return _watched(case, case.memory.performance, found, summary, case.knobs.performance_windows)
 
 
-def _watched(name: str, watch: Watch, found: Drift | Performance, summary: str, needed: int) -> Answer:
+def _watched(case: Case, watch: Watch, found: Drift | Performance, summary: str, needed: int) -> Answer:
     """A signal that must last."""
-    said = found.sentence.rstrip(".")
+    name, said = ("drift" if isinstance(found, Drift) else "performance"), found.sentence.rstrip(".")
     if found.level is None:
         return Answer(trigger=name, fires=None, reason=said)
     if found.window is None or watch.last_end != found.window.end:
         return Answer(trigger=name, fires=False, reason="a later window was looked at before")
     if watch.level is None:
-        why = "the numbers do not count: the data are faulty or unchecked, or another champion serves"
-        return Answer(trigger=name, fires=None, reason=f"{why} ({said})")
+        return Answer(trigger=name, fires=None, reason=f"{_unusable(case, found)} ({said})")
     return Answer(trigger=name, fires=watch.active, reason=_told(watch, summary, said, needed))
+
+
+def _unusable(case: Case, found: Drift | Performance) -> str:
+    """Why numbers that were measured do not count."""
+    quality = case.signals.quality
+    if quality is None:
+        return "it does not count, since data quality was not measured"
+    if quality.blocks:
+        return "it does not count, since the data have an incident"
+    return f"it does not count: it is about champion {found.champion}, and {case.signals.champion} serves"
 
 
 def _told(watch: Watch, summary: str, said: str, needed: int) -> str:

@@ -174,6 +174,7 @@ class Memory(Value):
         starts: times of the last starts.
         quiet_since: end of the last retraining.
         unpromoted: retrainings by a signal since the last promotion.
+        settled: keys of retrainings that ended.
         faulty: windows with an open data incident.
         recent: the last decisions and non-decisions, oldest first.
     """
@@ -186,6 +187,7 @@ class Memory(Value):
     starts: tuple[AwareDatetime, ...] = ()
     quiet_since: AwareDatetime | None = None
     unpromoted: NonNegativeInt = 0
+    settled: tuple[str, ...] = ()
     faulty: tuple[Window, ...] = ()
     recent: tuple[Recorded, ...] = ()
 
@@ -196,28 +198,31 @@ class Memory(Value):
 
 
 def settle(memory: Memory, outcome: Outcome) -> Memory:
-    """The memory after a retraining ended; safe to repeat.
+    """The memory after a retraining ended; telling it twice changes nothing.
 
     A promotion ends the doubling of the cool-down and starts both watches afresh, since everything is now
     compared with another reference; that holds too for a flight that was given up as lost.
     """
     flight = memory.flight
     landed = flight is not None and flight.key == outcome.key
-    update: dict[str, object] = {"revision": memory.revision + 1}
-    if landed:
-        update |= {"flight": None, "quiet_since": outcome.at}
-    if outcome.result == "promoted":
-        update |= {"unpromoted": 0, "drift": Watch(), "performance": Watch()}
-    elif landed and flight is not None and flight.trigger in EVIDENCE:
-        update["unpromoted"] = min(memory.unpromoted + 1, DOUBLINGS)
-    elif not landed:
+    promoted = outcome.result == "promoted"
+    if outcome.key in memory.settled or not (landed or promoted):
         return memory
+    settled = (*memory.settled, outcome.key)[-RECENT:]
+    update: dict[str, object] = {"revision": memory.revision + 1, "quiet_since": outcome.at, "settled": settled}
+    if landed:
+        update["flight"] = None
+    if promoted:
+        update |= {"unpromoted": 0, "drift": Watch(), "performance": Watch()}
+    elif flight is not None and flight.trigger in EVIDENCE:
+        update["unpromoted"] = min(memory.unpromoted + 1, DOUBLINGS)
     return memory.model_copy(update=update)
 
 
 def without_lost_flight(memory: Memory, knobs: TriggerKnobs, now: datetime) -> Memory:
-    """The memory without a flight that has been away for too long; it counts as failed."""
+    """The memory without a flight that has been away for too long; it counts as failed, until it reports back."""
     flight = memory.flight
     if flight is None or now - flight.started_at < timedelta(hours=knobs.flight_expires_hours):
         return memory
-    return settle(memory, Outcome(key=flight.key, result="failed", at=flight.started_at))
+    given_up = settle(memory, Outcome(key=flight.key, result="failed", at=flight.started_at))
+    return given_up.model_copy(update={"settled": memory.settled})
