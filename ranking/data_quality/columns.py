@@ -16,7 +16,7 @@ Found = dict[str, tuple[Health, float, str]]
 def present(reference: Reference, current: Counts, knobs: QualityKnobs) -> Check | None:
     """Every watched column is there and can be read."""
     found: Found = {
-        column.name: (Health.INCIDENT, 1.0, current.broken.get(column.name, "was not counted"))
+        column.name: (Health.INCIDENT, 1.0, f"({current.broken.get(column.name, 'it was not counted').rstrip('.')})")
         for column in reference.layout.columns
         if column.name not in current.columns
     }

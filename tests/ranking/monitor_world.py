@@ -69,9 +69,9 @@ class FeedWorld:
         weekend = number % 7 >= 5
         rows = round(self.rows * (4 / 3 if weekend else 1) * rng.uniform(0.9, 1.1))
         user = np.minimum((self.users * rng.random(rows) ** 1.4).astype(np.int64), self.users - 1)
-        columns = self.fault(number, self._columns(number, rng, user, weekend=weekend))
-        columns = {"user": user, "item": rng.integers(0, 400, rows)} | columns
-        return pa.table(columns)
+        columns = {"user": user, "item": rng.integers(0, 400, rows)}
+        columns |= self._columns(number, rng, user, weekend=weekend)
+        return pa.table(self.fault(number, columns))
 
     def _columns(self, number: int, rng: np.random.Generator, user: np.ndarray, *, weekend: bool) -> Day:
         world = np.random.default_rng([self.seed, 0])

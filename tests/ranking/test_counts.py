@@ -1,6 +1,7 @@
 """Bins, sketches and counts: what is seen of rows, and that shards add up to the whole."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -164,7 +165,7 @@ def test_the_sum_of_the_shards_counts_is_the_count_of_the_whole(seed, size, cuts
     table = rows(size, seed)
     plan = layout(table, arrival="time")
     bounds = [0, *sorted(min(cut, size) for cut in cuts), size]
-    shards = [table.slice(low, high - low) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    shards = [table.slice(low, high - low) for low, high in pairwise(bounds)]
     whole, added = count(table, plan, TODAY), total(count(shard, plan, TODAY) for shard in shards)
     assert added.columns["age"].total == pytest.approx(whole.columns["age"].total)
     assert added.columns["age"].squares == pytest.approx(whole.columns["age"].squares)
