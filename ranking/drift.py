@@ -20,6 +20,7 @@ from ranking.distances import (
     null_stability,
     population_stability,
 )
+from ranking.errors import SettingsError
 from ranking.levels import Level
 from ranking.placements import IntArray
 from ranking.reference import DAY, Reference, ReferenceKnobs, compared
@@ -102,7 +103,16 @@ def measure_drift(reference: Reference, current: Counts, knobs: DriftKnobs) -> D
         current: counts of the window in the reference's bins; the window must be whole days, since a
             morning differs from a day without any drift.
         knobs: thresholds.
+
+    Raises:
+        SettingsError: a critical column is not watched.
     """
+    unknown = set(knobs.critical_columns) - {column.name for column in reference.layout.columns}
+    if unknown:
+        raise SettingsError(
+            f"drift.critical_columns names {', '.join(sorted(unknown))}, and the reference of version "
+            f"{reference.champion} does not watch it. Name a feature that the champion reads."
+        )
     units = current.users.effective
     excuse = _excuse(current, units, knobs)
     columns = tuple(_column(column, reference, current, excuse, knobs) for column in reference.layout.columns)

@@ -102,7 +102,7 @@ def test_a_log_that_stops_early_is_stale():
     early = table.filter(pa.array(table["time"].to_numpy() < np.datetime64("2026-02-02T18:00")))
     found = checked(early)
     assert the(found, "freshness").health is Health.INCIDENT
-    assert "6.1 h before the window's end" in found.sentence
+    assert "6.0 h before the window's end" in found.sentence
 
 
 def test_an_absent_and_an_unreadable_column_are_incidents():

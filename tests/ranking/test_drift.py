@@ -10,7 +10,7 @@ from scipy import stats
 from ranking.bins import ColumnKind
 from ranking.counts import count
 from ranking.drift import ColumnDrift, Drift, DriftKnobs, measure_drift
-from ranking.errors import EmptyWindow
+from ranking.errors import EmptyWindow, SettingsError
 from ranking.levels import Level
 from ranking.reference import Reference, ReferenceKnobs, build_reference, by_day, freeze, new_share
 from tests.ranking.monitor_world import (
@@ -79,6 +79,11 @@ def test_a_critical_column_beyond_the_alarm_is_one_by_itself():
     assert found.level is Level.ALARM
     assert "number20 PSI" in found.sentence
     assert found.sentence.endswith("alone is an alarm beyond 0.2.")
+
+
+def test_a_critical_column_that_nobody_watches_is_a_wrong_setting():
+    with pytest.raises(SettingsError, match="names nmber20, and the reference of version 1 does not watch it"):
+        measure_drift(reference(), moved(), DriftKnobs(critical_columns=("nmber20", "number2")))
 
 
 def test_the_score_is_always_critical():
