@@ -5,7 +5,7 @@ from importlib import import_module
 
 from benchmarks.table import print_table
 
-NAMES = ("training", "history", "comparison")
+NAMES = ("training", "history", "comparison", "drift")
 
 
 def main() -> None:
