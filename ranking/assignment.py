@@ -219,8 +219,8 @@ def reserve(name: str, share: float, taken: Iterable[Namespace]) -> Namespace:
             return Namespace(name=name, start=start, end=start + parts)
         start = max(start, high)
     raise SettingsError(
-        f"Namespace {name!r} has no gap of {share:.1%} of the users left; the widest is {widest / NAMESPACE_PARTS:.1%}. "
-        "End a running experiment, or ask for a smaller share."
+        f"Namespace {name!r} has no gap of {share:.1%} of the users left; the widest is "
+        f"{widest / NAMESPACE_PARTS:.1%}. End a running experiment, or ask for a smaller share."
     )
 
 

@@ -34,7 +34,8 @@ def arm_sql(table: RoutingTable, user: str) -> str:
         return chosen
     low, high = table.namespace.start, table.namespace.end
     suffix = ", ".join(str(byte) for byte in f"__{table.namespace.name}".encode())
-    part = f"{_fnv1a_sql(f'list_concat({_bytes_sql(user)}, CAST([{suffix}] AS UBIGINT[]))', OFFSET)} % {NAMESPACE_PARTS}"
+    numbers = f"list_concat({_bytes_sql(user)}, CAST([{suffix}] AS UBIGINT[]))"
+    part = f"{_fnv1a_sql(numbers, OFFSET)} % {NAMESPACE_PARTS}"
     return (
         f"CASE WHEN ({user}) IS NULL THEN NULL WHEN {part} BETWEEN {low} AND {high - 1} THEN {chosen} "
         f"ELSE {_text(REST)} END"

@@ -7,7 +7,7 @@ Texts are hashed as UTF-8.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from ranking.cells import canonical
 from ranking.errors import InvalidInteractions
 from ranking.placements import IntArray
 
-Users = Sequence[str] | Sequence[int] | NDArray[Any] | pa.Array | pa.ChunkedArray
+Users: TypeAlias = Sequence[str] | Sequence[int] | NDArray[Any] | pa.Array | pa.ChunkedArray
 
 BUCKETS = 10_000
 """Buckets that the users of one salt fall into."""

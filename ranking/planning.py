@@ -6,7 +6,7 @@ from math import ceil
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ranking.errors import ComparisonError
-from ranking.experiment import ExperimentKnobs
+from ranking.experiment_knobs import ExperimentKnobs
 from ranking.ratios import RatioSums, relative_variance
 from ranking.sequential import crossings
 from ranking.values import Value
@@ -27,7 +27,9 @@ class Plan(Value):
     needed_users_per_arm: PositiveInt = Field(description="At least the floor.")
     weeks: PositiveInt | None = Field(description="Shortest horizon with that many users; None if none of those given.")
     options: tuple[PlannedWeek, ...]
-    false_verdict_rate: float = Field(description="Chance of a verdict on equal models, over all looks of that horizon.")
+    false_verdict_rate: float = Field(
+        description="Chance of a verdict on equal models, over all looks of that horizon."
+    )
     reason: str
 
 

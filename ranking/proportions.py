@@ -53,9 +53,7 @@ def compare_proportions(
     pooled = (control_successes + treatment_successes) / (control_users + treatment_users)
     se = sqrt(pooled * (1 - pooled) * (1 / control_users + 1 / treatment_users))
     z = (q - p) / se
-    low, high = _score_interval(
-        q, treatment_users, p, control_users, float(ndtri(0.5 + confidence_level / 2))
-    )
+    low, high = _score_interval(q, treatment_users, p, control_users, float(ndtri(0.5 + confidence_level / 2)))
     return ProportionTest(
         control=p,
         treatment=q,

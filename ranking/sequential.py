@@ -7,7 +7,7 @@ exceeds ln(1/a) is at most a (Ville's inequality), however often one looks.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import lgamma, log, sqrt
+from math import lgamma, log, log1p, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -71,7 +71,7 @@ def safety_log_evidence(batches: Batches, refuted: float) -> float:
 def rarity_log_evidence(sessions: float, bad: float, tolerable: float) -> float:
     """Evidence that a share of bad sessions is below ``tolerable``: likelihood ratio of a tenth of it."""
     rare = tolerable / 10
-    return bad * log(rare / tolerable) + (sessions - bad) * (np.log1p(-rare) - np.log1p(-tolerable))
+    return bad * log(rare / tolerable) + (sessions - bad) * (log1p(-rare) - log1p(-tolerable))
 
 
 def imbalance_log_evidence(treatment: int, control: int) -> float:
