@@ -114,10 +114,11 @@ def _score_interval(one: float, n: int, other: float, m: int, critical: float) -
     def excess(difference: float) -> float:
         return (one - other - difference) / _restricted_se(one, n, other, m, difference) - sign * critical
 
-    bounds, edge = [], 1 - 1e-9
-    for sign, far in ((1, -edge), (-1, edge)):
-        here = one - other
-        bounds.append(far if sign * excess(far) < 0 else float(brentq(excess, *sorted((far, here)), xtol=1e-10)))
+    here, edge, bounds = one - other, 1 - 1e-9, []
+    for sign in (1, -1):
+        far = -sign * edge
+        reached = sign * (here - far) > 0 and sign * excess(far) > 0
+        bounds.append(float(brentq(excess, *sorted((far, here)), xtol=1e-10)) if reached else -float(sign))
     return bounds[0], bounds[1]
 
 

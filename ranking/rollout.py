@@ -202,7 +202,9 @@ def apply(rollout: Rollout, step: Step, actor: str) -> Rollout:
         looked = step.readout is not None and step.readout.looked and step.stage == rollout.stage
         return rollout.model_copy(update={"looks": (*rollout.looks, step.at)}) if looked else rollout
     forward = step.action in {Action.ADVANCE, Action.COMPLETE}
-    if rollout.status.ended or step.stage != rollout.stage or (forward and rollout.status is RolloutStatus.PAUSED):
+    misplaced = forward and (step.action is Action.COMPLETE) != (rollout.stage + 1 == len(rollout.stages))
+    halted = rollout.status.ended or (forward and rollout.status is RolloutStatus.PAUSED)
+    if halted or misplaced or step.stage != rollout.stage:
         raise PromotionRefused(
             f"A step decided in stage {step.stage} cannot be made: rollout {rollout.id} is {rollout.status} in stage "
             f"{rollout.stage}. Decide again from the present state."

@@ -29,7 +29,7 @@ class ShadowSums(Value):
     scored: NonNegativeInt = Field(description="Of those, the ones the challenger answered.")
     failed: NonNegativeInt = Field(description="Of those, the ones on which it raised.")
     latency_p99_milliseconds: NonNegativeFloat | None = Field(description="None is not measured.")
-    features: tuple[FeatureCoverage, ...] = ()
+    features: tuple[FeatureCoverage, ...] | None = Field(default=None, description="None is not counted.")
 
 
 class ShadowComparison(Value):

@@ -48,7 +48,7 @@ def check_shadow(compared: ShadowComparison, knobs: ShadowKnobs) -> tuple[Findin
     distance = None if compared.rank_correlation is None else 1 - compared.rank_correlation
     return (
         _coverage(compared, knobs),
-        *([_features(compared, knobs)] if sums.features else []),
+        _features(compared, knobs),
         _at_most("errors", "The share of requests on which it raised", failed, knobs.max_error_share),
         _at_most("latency", "p99 in milliseconds", sums.latency_p99_milliseconds, knobs.max_latency_p99_milliseconds),
         _at_most("own_shift", "PSI against its own holdout", compared.own_stability_index, knobs.max_own_shift),
@@ -71,6 +71,8 @@ def _coverage(compared: ShadowComparison, knobs: ShadowKnobs) -> Finding:
 
 
 def _features(compared: ShadowComparison, knobs: ShadowKnobs) -> Finding:
+    if not compared.sums.features:
+        return _unmeasured("feature_coverage", "How often each feature was known")
     worst = min(compared.sums.features, key=lambda feature: feature.live - feature.training)
     lost = worst.training - worst.live
     return Finding(
