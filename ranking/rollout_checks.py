@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt
 from ranking import health, shadow_checks
 from ranking.experiment import ExperimentEvidence, Readout, read
 from ranking.health import HealthWindow
-from ranking.ratios import RatioSums, effect
+from ranking.ratios import Effect, RatioSums, effect
 from ranking.results import Finding, Status
 from ranking.rollout import Rollout
 from ranking.sequential import confidence_sequence_bound, imbalance_log_evidence
@@ -76,6 +76,9 @@ class Situation:
 
 Check = Callable[[Situation], Finding | None]
 
+USUAL_DROP = 0.10
+"""Drop of the click-through rate that a stage without a demand of its own is most sensitive to."""
+
 
 def metrics(situation: Situation) -> Finding | None:
     """Metrics of the stage still come."""
@@ -120,24 +123,22 @@ def click_rate(situation: Situation) -> Finding | None:
     from scipy.special import ndtri
 
     stage, knobs = situation.stage, situation.rollout.knobs
-    if not isinstance(stage, RampStage) or stage.detectable_ctr_drop is None or not situation.paired:
+    if not isinstance(stage, RampStage) or not situation.paired:
         return None
+    asked, drop = stage.detectable_ctr_drop is not None, stage.detectable_ctr_drop or USUAL_DROP
     control, canary = situation.evidence.control_clicks, situation.evidence.canary_clicks
-    if control is None or canary is None:
-        return _finding("click_rate", Status.UNPROVEN, "No click-through rate with final labels yet.")
-    measured = effect(control, canary)
+    measured = Effect(note="no final labels yet") if control is None or canary is None else effect(control, canary)
     if measured.z is None or measured.relative is None or not measured.relative.se:
-        return _finding("click_rate", Status.UNPROVEN, f"Click-through rate could not be compared: {measured.note}.")
-    planned = stage.detectable_ctr_drop / (
-        confidence_sequence_bound(1.0, knobs.ctr_alpha) + float(ndtri(knobs.ctr_detection))
-    )
+        sentence = f"Click-through rate could not be compared: {measured.note}."
+        return _finding("click_rate", Status.UNPROVEN, sentence) if asked else None
+    planned = drop / (confidence_sequence_bound(1.0, knobs.ctr_alpha) + float(ndtri(knobs.ctr_detection)))
     information = (planned / measured.relative.se) ** 2
     bound = confidence_sequence_bound(information, knobs.ctr_alpha)
-    status, words = Status.OK, f"enough to have seen a drop of {stage.detectable_ctr_drop:.0%}"
+    status, words = Status.OK, "no drop is proven" if not asked else f"enough to have seen a drop of {drop:.0%}"
     if measured.z < -bound:
         status, words = Status.HARM, "a drop is proven"
-    elif information < 1:
-        status, words = Status.UNPROVEN, f"{information:.0%} of what shows a drop of {stage.detectable_ctr_drop:.0%}"
+    elif asked and information < 1:
+        status, words = Status.UNPROVEN, f"{information:.0%} of what shows a drop of {drop:.0%}"
     return _finding(
         "click_rate",
         status,

@@ -61,7 +61,7 @@ class RampStage(_Stage):
         gt=0,
         lt=1,
         description="Relative drop of the click-through rate that the stage must have been able to see before it is "
-        "left; None where there is no control.",
+        "left. None demands nothing: a proven drop still rolls back, but too few users to see one do not hold.",
     )
 
 

@@ -69,7 +69,7 @@ class Site:
     bad_rate: float = 0.005
     rhythm: float = 0.0
     sessions_per_hour: dict[float, int] = field(default_factory=lambda: {0.01: 1_500, 0.1: 7_500, 0.5: 4_000, 1.0: 800})
-    users: dict[float, int] = field(default_factory=lambda: {0.01: 4_000, 0.1: 30_000, 0.5: 60_000, 1.0: 2_000})
+    users: dict[float, int] = field(default_factory=lambda: {0.01: 4_000, 0.1: 30_000, 0.5: 40_000, 1.0: 2_000})
 
     def factor(self, now: datetime) -> float:
         """Click rate at a time of day and week, relative to its mean: weekends and nights differ."""

@@ -220,9 +220,20 @@ def test_a_stage_that_could_not_have_seen_the_harm_holds():
     assert "of what shows a drop of 10%" in step.missing[0]
 
 
+def test_a_stage_without_a_demand_is_left_with_few_users_but_not_with_a_proven_drop():
+    small = Canary(ramp=(RampStage(name="half", share=0.5, min_sessions=1_000),))
+    few = {"control_clicks": clicks(users=500, seed=1), "canary_clicks": clicks(users=500, seed=2)}
+    assert tick(start(small), evidence(**few), 2 * HOUR).action is Action.COMPLETE
+    assert tick(start(small), evidence(canary_clicks=None), 2 * HOUR).action is Action.COMPLETE
+    assert tick(start(small), evidence(canary_clicks=clicks(-0.10)), 2 * HOUR).action is Action.ROLL_BACK
+
+
 def test_labels_that_are_not_final_yet_hold():
     step = tick(start(), evidence(canary_clicks=None), 2 * HOUR)
-    assert (step.action, step.missing) == (Action.HOLD, ("No click-through rate with final labels yet.",))
+    assert (step.action, step.missing) == (
+        Action.HOLD,
+        ("Click-through rate could not be compared: no final labels yet.",),
+    )
 
 
 def test_an_uneven_split_is_invalid_and_blames_nobody():
