@@ -13,7 +13,7 @@ looks, at most one a day, about 2.00 at the horizon.
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
@@ -104,7 +104,7 @@ def read(
     """
     _check(evidence, knobs, start, now)
     final = evidence.until >= start + knobs.horizon
-    looked = final or now.date() not in {look.date() for look in looks}
+    looked = final or _day(now) not in {_day(look) for look in looks}
     critical = knobs.final_bound if final else knobs.interim_critical
     clicks = effect(evidence.clicks.control, evidence.clicks.treatment, critical=critical)
     findings = tuple(_guard(metric, evidence, knobs, critical) for metric in GUARDRAIL_METRICS)
@@ -115,9 +115,7 @@ def read(
         verdict, reason = TestVerdict.INVALID, broken
     elif not looked:
         verdict = TestVerdict.CONTINUE
-        reason = (
-            f"Today was looked at already ({as_utc(now)[:10]}); one look a day keeps the error rate. Look tomorrow."
-        )
+        reason = f"Today was looked at already ({_day(now)}); one look a day keeps the error rate. Look tomorrow."
     else:
         verdict, reason = _verdict(evidence, clicks, findings, knobs, critical, days, final=final)
     return Readout(
@@ -153,6 +151,10 @@ def sample_ratio_p(control: int, treatment: int, expected: float = 0.5) -> float
         return None
     off = treatment - users * expected
     return float(chdtrc(1, off**2 / (users * expected * (1 - expected))))
+
+
+def _day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()
 
 
 def _check(evidence: ExperimentEvidence, knobs: ExperimentKnobs, start: datetime, now: datetime) -> None:
