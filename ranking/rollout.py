@@ -1,0 +1,278 @@
+"""A rollout's state, and how a person or a step changes it.
+
+The state is one frozen value that lives in the ledger: whoever reads it knows who is served what, and a
+crash between two ticks loses nothing.  ``ranking.steps`` decides the next step; nothing here decides.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from pydantic import AwareDatetime, Field, NonNegativeInt, model_validator
+
+from ranking.assignment import Namespace, RoutingTable, split
+from ranking.errors import PromotionRefused
+from ranking.experiment import Readout
+from ranking.health import HealthKnobs
+from ranking.results import Finding
+from ranking.strategies import AbStage, RampStage, ShadowStage, Stage, Strategy
+from ranking.values import Value
+
+
+class RolloutKnobs(HealthKnobs):
+    """The rules of a ramp that hold in every stage; fixed when the rollout starts."""
+
+    ctr_alpha: float = Field(
+        default=0.01, gt=0, le=0.1, description="Two-sided error per stage of the click-through rate's interval."
+    )
+    ctr_detection: float = Field(
+        default=0.98, gt=0.5, lt=1, description="Chance with which a stage sees its detectable drop before it is left."
+    )
+    imbalance_alpha: float = Field(
+        default=0.001, gt=0, lt=0.05, description="Chance per stage to call a fair split of users invalid."
+    )
+
+
+class RolloutStatus(StrEnum):
+    """Where a rollout stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled_back"
+    INVALID = "invalid"
+    ABORTED = "aborted"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self not in {RolloutStatus.RUNNING, RolloutStatus.PAUSED}
+
+
+class Action(StrEnum):
+    """What a tick does with a rollout: at most one step."""
+
+    ADVANCE = "ADVANCE"
+    HOLD = "HOLD"
+    ROLL_BACK = "ROLL_BACK"
+    COMPLETE = "COMPLETE"
+    INVALID = "INVALID"
+
+
+class Step(Value):
+    """The next step of a rollout, with its reason."""
+
+    action: Action
+    reason: str
+    missing: tuple[str, ...] = Field(default=(), description="What a HOLD waits for.")
+    stage: NonNegativeInt = Field(description="The stage it was decided in.")
+    at: AwareDatetime
+    quarantine: bool = Field(default=False, description="Harm is proven: the challenger may not come back.")
+    findings: tuple[Finding, ...] = ()
+    readout: Readout | None = None
+    control_bad_share: float | None = Field(default=None, description="What a stage without control is held against.")
+
+
+class Transition(Value):
+    """One line of a rollout's history."""
+
+    at: AwareDatetime
+    actor: str
+    action: str
+    stage: NonNegativeInt = Field(description="The stage after it.")
+    reason: str
+
+
+class Rollout(Value):
+    """One challenger on its way to its users."""
+
+    id: str = Field(min_length=1)
+    champion: str = Field(description="Version that keeps everybody else, and everybody if this fails.")
+    challenger: str
+    strategy: str
+    stages: tuple[Stage, ...] = Field(min_length=1, description="As planned at the start; settings do not change them.")
+    knobs: RolloutKnobs
+    salt: str = Field(min_length=1)
+    namespace: Namespace | None = None
+    status: RolloutStatus = RolloutStatus.RUNNING
+    stage: NonNegativeInt = 0
+    entered: AwareDatetime = Field(description="When this stage began; nothing earlier counts as its evidence.")
+    looks: tuple[AwareDatetime, ...] = Field(default=(), description="Looks at the A/B test of this stage.")
+    control_bad_share: float | None = None
+    quarantined: bool = False
+    history: tuple[Transition, ...] = ()
+
+    @model_validator(mode="after")
+    def _stands_on_a_stage(self) -> Self:
+        if self.stage >= len(self.stages):
+            raise ValueError(f"stage {self.stage} of {len(self.stages)} does not exist")
+        shares = [stage.share for stage in self.stages if isinstance(stage, RampStage)]
+        if shares != sorted(shares):
+            raise ValueError(f"shares of {shares} would move users out of the challenger: a ramp only rises")
+        return self
+
+    @property
+    def current(self) -> Stage:
+        """The stage it is in."""
+        return self.stages[self.stage]
+
+
+def begin(
+    id: str,
+    strategy: Strategy,
+    *,
+    champion: str,
+    challenger: str,
+    actor: str,
+    reason: str,
+    now: datetime,
+    knobs: RolloutKnobs | None = None,
+    namespace: Namespace | None = None,
+) -> Rollout:
+    """Start a rollout at its first stage.
+
+    Args:
+        id: unique; the users are shuffled by it, so no two rollouts share their arms.
+        strategy: of ``STRATEGIES``.
+        champion: version in charge.
+        challenger: version that wants to be.
+        actor: who starts it.
+        reason: why.
+        now: the time.
+        knobs: the rules; kept for the whole rollout.
+        namespace: users that take part.
+    """
+    return Rollout(
+        id=id,
+        champion=champion,
+        challenger=challenger,
+        strategy=strategy.kind,
+        stages=strategy.stages(),
+        knobs=knobs or RolloutKnobs(),
+        salt=f"{id}:",
+        namespace=namespace,
+        entered=now,
+        history=(Transition(at=now, actor=actor, action="begin", stage=0, reason=reason),),
+    )
+
+
+def routing(rollout: Rollout) -> RoutingTable:
+    """What gateways serve now.
+
+    An ended rollout leaves all users to the champion, with one exception: when the bake at 100 % is
+    completed the challenger stays until ``promote`` made it the champion, or users would swing back for it.
+    """
+    stage, status = rollout.current, rollout.status
+    share, shadow, sampled = 0.0, None, 0.0
+    if not status.ended or status is RolloutStatus.COMPLETED:
+        if isinstance(stage, RampStage) and (not status.ended or stage.share == 1):
+            share = stage.share
+        elif isinstance(stage, AbStage) and not status.ended:
+            share = stage.experiment.share
+        elif isinstance(stage, ShadowStage) and not status.ended:
+            shadow, sampled = rollout.challenger, stage.request_share
+    return RoutingTable(
+        rollout=rollout.id,
+        champion=rollout.champion,
+        salt=rollout.salt,
+        namespace=rollout.namespace,
+        arms=split(rollout.champion, rollout.challenger, share) if share else (),
+        stage=rollout.stage,
+        stage_name=stage.name,
+        shadow=shadow,
+        shadow_share=sampled,
+    )
+
+
+_AFTER = {
+    Action.ADVANCE: RolloutStatus.RUNNING,
+    Action.ROLL_BACK: RolloutStatus.ROLLED_BACK,
+    Action.COMPLETE: RolloutStatus.COMPLETED,
+    Action.INVALID: RolloutStatus.INVALID,
+}
+
+
+def apply(rollout: Rollout, step: Step, actor: str) -> Rollout:
+    """The rollout after a step.  A HOLD changes nothing but the record of looks.
+
+    Raises:
+        PromotionRefused: the step was decided in another stage, or the rollout has ended or is paused since.
+    """
+    if step.action is Action.HOLD:
+        looked = step.readout is not None and step.readout.looked and step.stage == rollout.stage
+        return rollout.model_copy(update={"looks": (*rollout.looks, step.at)}) if looked else rollout
+    forward = step.action in {Action.ADVANCE, Action.COMPLETE}
+    misplaced = forward and (step.action is Action.COMPLETE) != (rollout.stage + 1 == len(rollout.stages))
+    halted = rollout.status.ended or (forward and rollout.status is RolloutStatus.PAUSED)
+    if halted or misplaced or step.stage != rollout.stage:
+        raise PromotionRefused(
+            f"A step decided in stage {step.stage} cannot be made: rollout {rollout.id} is {rollout.status} in stage "
+            f"{rollout.stage}. Decide again from the present state."
+        )
+    number = rollout.stage + 1 if step.action is Action.ADVANCE else rollout.stage
+    update: dict[str, object] = {
+        "status": _AFTER[step.action],
+        "stage": number,
+        "quarantined": step.quarantine,
+        "control_bad_share": step.control_bad_share,
+    }
+    if step.action is Action.ADVANCE:
+        update |= {"entered": step.at, "looks": ()}
+    return _moved(
+        rollout, update, Transition(at=step.at, actor=actor, action=step.action, stage=number, reason=step.reason)
+    )
+
+
+def pause(rollout: Rollout, *, actor: str, reason: str, now: datetime) -> Rollout:
+    """Stay in this stage until resumed.  Shares stay as they are; proven harm still rolls back.
+
+    Raises:
+        PromotionRefused: it is not running.
+    """
+    return _by_hand(
+        rollout, "pause", {RolloutStatus.RUNNING}, RolloutStatus.PAUSED, actor=actor, reason=reason, now=now
+    )
+
+
+def resume(rollout: Rollout, *, actor: str, reason: str, now: datetime) -> Rollout:
+    """Go on after a pause.
+
+    Raises:
+        PromotionRefused: it is not paused.
+    """
+    return _by_hand(
+        rollout, "resume", {RolloutStatus.PAUSED}, RolloutStatus.RUNNING, actor=actor, reason=reason, now=now
+    )
+
+
+def abort(rollout: Rollout, *, actor: str, reason: str, now: datetime) -> Rollout:
+    """End it by hand: the champion serves everybody.  The challenger is not quarantined, nothing is proven.
+
+    Raises:
+        PromotionRefused: it has ended already.
+    """
+    running = {RolloutStatus.RUNNING, RolloutStatus.PAUSED}
+    return _by_hand(rollout, "abort", running, RolloutStatus.ABORTED, actor=actor, reason=reason, now=now)
+
+
+def _by_hand(
+    rollout: Rollout,
+    verb: str,
+    allowed: set[RolloutStatus],
+    after: RolloutStatus,
+    *,
+    actor: str,
+    reason: str,
+    now: datetime,
+) -> Rollout:
+    if rollout.status not in allowed:
+        raise PromotionRefused(
+            f"Rollout {rollout.id} is {rollout.status}, so it cannot {verb}; it would have to be "
+            f"{' or '.join(sorted(allowed))}."
+        )
+    done = Transition(at=now, actor=actor, action=verb, stage=rollout.stage, reason=reason)
+    return _moved(rollout, {"status": after}, done)
+
+
+def _moved(rollout: Rollout, update: dict[str, object], done: Transition) -> Rollout:
+    return rollout.model_copy(update={**update, "history": (*rollout.history, done)})
