@@ -36,6 +36,7 @@ from tasks.adapters.ledger import Ledger, open_ledger
 from tasks.adapters.registry import CHALLENGER, Registry, open_registry
 from tasks.adapters.storage import local_copy, temporary_folder
 from tasks.evidence import KeptEvidence, find
+from tasks.resuming import RESUMED
 from tasks.retries import RETRY_REGISTRY
 from tasks.rollback import rollback
 
@@ -48,7 +49,7 @@ GOLDEN_ROWS = 32
 """Rows of the holdout kept with a model; a promotion asks it these again."""
 
 
-@task(name="current champion", timeout_seconds=300, **RETRY_REGISTRY.options)
+@task(name="current champion", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None:
     """Who serves now; whatever a crash left half done is finished first.
 
@@ -95,6 +96,7 @@ def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: s
     return bundle.facts.spec.log.features
 
 
+@task(name="require promotable", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def require_promotable(
     challenger: ModelRef,
     evidence: Evidence,
@@ -137,7 +139,7 @@ def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry
     return _opened(registry, workspace)[1].entries()
 
 
-@task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options)
+@task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options, **RESUMED)
 def register_challenger(
     *,
     trained: Trained,
@@ -190,7 +192,7 @@ def _source() -> Mapping[str, str]:
     return {"git_commit": commit} if commit else {}
 
 
-@task(name="record evidence", timeout_seconds=600, **RETRY_REGISTRY.options)
+@task(name="record evidence", timeout_seconds=600, **RETRY_REGISTRY.options, **RESUMED)
 def record_evidence(
     *, challenger: ModelRef, evidence: Evidence, report: Report | None, registry: RegistryKnobs, workspace: str
 ) -> None:
@@ -217,7 +219,7 @@ def record_evidence(
         models.attach(challenger, files)
 
 
-@task(name="read evidence", timeout_seconds=300, **RETRY_REGISTRY.options)
+@task(name="read evidence", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str) -> Evidence:
     """The newest comparison and verdict about a version.
 
@@ -237,7 +239,7 @@ def find_evidence(identifier: str, registry: RegistryKnobs, workspace: str) -> K
     return find(_registry(registry, workspace), identifier)
 
 
-@task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options)
+@task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options, **RESUMED)
 def settle_promotion(
     *,
     challenger: ModelRef,
@@ -269,7 +271,7 @@ def settle_promotion(
     return done
 
 
-@task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options)
+@task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options, **RESUMED)
 def apply_rollback(
     *,
     to: str | None,
