@@ -71,7 +71,7 @@ def register(deployment: Deployment, *, config: Path, pool: str) -> str:
         pool: an existing work pool.
     """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.deployments.runner import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     flow = resolve_name(deployment.flow)
     limit = None

@@ -24,7 +24,7 @@ from settings.effects import ApprovalKnobs
 from settings.model import Settings
 from tasks.clock import moment
 from tasks.question_page import links_to, question_page
-from tasks.questions import ApprovalForm, Asked, Wait, form_of, key_of, read_all, save, subject_of
+from tasks.questions import ApprovalForm, Asked, Wait, form_of, key_of, prefix_of, read_all, save, subject_of
 
 REQUESTED = "feedloop.approval.requested"
 """Name of the event that tells Prefect's automations that somebody has to decide."""
@@ -49,7 +49,7 @@ def inquire(
     subject = subject_of(evidence)
     with get_client(sync_client=True) as client:
         while True:
-            asked = read_all(client, run.id, wait, subject, now)
+            asked = read_all(client, run.id, prefix_of(wait, subject), now)
             answers = [past.answer for past in asked if past.answer is not None]
             if answers:
                 approval = sum_up(answers, evidence)
@@ -66,7 +66,7 @@ def inquire(
                 # No timeout of Prefect's: it would fail the run, and a late answer would be recorded nowhere.
                 suspend_flow_run(wait_for_input=form, key=key_of(subject, question.number), timeout=None)
             in_time = _pause(client, run, form, key_of(subject, question.number), settings.approval.timeout_hours)
-            if not in_time and read_all(client, run.id, wait, subject, now)[-1].answer is None:
+            if not in_time and read_all(client, run.id, prefix_of(wait, subject), now)[-1].answer is None:
                 return _nobody(evidence, question, settings.approval.timeout_hours, moment.fn(now))
 
 

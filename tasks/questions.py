@@ -4,12 +4,12 @@ Everything about question 2 of a run lies in the run's inputs under ``<wait>-app
 ours, ``schema``, ``description`` and ``response`` are Prefect's.  They outlive worker and server.
 """
 
+import json
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRunInput
 from prefect.input import RunInput
 from pydantic import Field, ValidationError, create_model
 
@@ -19,6 +19,9 @@ from ranking.values import Value, canonical_json
 
 Wait = Literal["suspended", "paused"]
 """How a run waits, in the words of Prefect's keys: without a process, or within one."""
+
+PREFIXES = ("suspended-approval-", "paused-approval-")
+"""What the keys of all questions begin with."""
 
 _MOST_INPUTS = 200
 _DIGEST = 12
@@ -40,7 +43,9 @@ class ApprovalForm(RunInput):
 class Asked(Value):
     """A question, and its answer if there is one."""
 
+    key: str = Field(description="What Prefect's keys of its form, text and answer begin with.")
     question: Question
+    text: str = Field(description="The Markdown beside the form.")
     answer: Answer | None
 
 
@@ -59,6 +64,11 @@ def subject_of(evidence: Evidence) -> str:
     return f"approval-{challenger.version}-{challenger.digest[:_DIGEST]}-{evidence.digest[:_DIGEST]}"
 
 
+def prefix_of(wait: Wait, subject: str) -> str:
+    """What the keys of all questions about a subject begin with."""
+    return f"{wait}-{subject}-"
+
+
 def key_of(subject: str, number: int) -> str:
     """The key of Prefect's pause for a question."""
     return f"{subject}-{number}"
@@ -70,45 +80,40 @@ def save(client: SyncPrefectClient, run_id: UUID, wait: Wait, subject: str, ques
     client.create_flow_run_input(run_id, key, canonical_json(question))
 
 
-def read_all(
-    client: SyncPrefectClient, run_id: UUID, wait: Wait, subject: str, now: datetime | None = None
-) -> tuple[Asked, ...]:
-    """Every question that a run has asked about a subject, oldest first.
+def read_all(client: SyncPrefectClient, run_id: UUID, prefix: str, now: datetime | None = None) -> tuple[Asked, ...]:
+    """Questions that a run has asked, with their answers, by their keys; the first asked first.
 
     Args:
         client: of the Prefect server.
         run_id: the run that asks.
-        wait: how it waits.
-        subject: of :func:`subject_of`.
+        prefix: of the keys, such as that of :func:`prefix_of`.
         now: when answers count as given; without it, when the server got them.
     """
-    prefix = f"{wait}-{subject}-"
     found = client.filter_flow_run_input(run_id, key_prefix=prefix, limit=_MOST_INPUTS, exclude_keys=set())
-    inputs = {item.key: item for item in found}
-    questions = [Question.model_validate_json(item.value) for key, item in inputs.items() if key.endswith("-question")]
-    return tuple(
-        Asked(question=question, answer=_answer(question, inputs.get(f"{prefix}{question.number}-response"), now))
-        for question in sorted(questions, key=lambda question: question.number)
-    )
+    inputs = {item.key: item.value for item in found}
+    times = {item.key: item.created for item in found}
+    asked = []
+    for key, value in inputs.items():
+        base, _, part = key.rpartition("-")
+        if part != "question":
+            continue
+        question = Question.model_validate_json(value)
+        response = inputs.get(f"{base}-response")
+        at = now or times.get(f"{base}-response") or datetime.now(UTC)
+        asked.append(
+            Asked(
+                key=base,
+                question=question,
+                text=json.loads(inputs.get(f"{base}-description", '""')),
+                answer=_answer(question, response, at) if response is not None else None,
+            )
+        )
+    return tuple(sorted(asked, key=lambda past: (past.question.asked_at, past.question.number)))
 
 
-def read_one(client: SyncPrefectClient, run_id: UUID, schema_key: str) -> Asked | None:
-    """The question whose form has this key; None when it is not one of feedloop's."""
-    base = schema_key.removesuffix("-schema")
-    found = client.filter_flow_run_input(run_id, key_prefix=base, limit=_MOST_INPUTS, exclude_keys=set())
-    inputs = {item.key: item for item in found}
-    stored = inputs.get(f"{base}-question")
-    if stored is None:
-        return None
-    question = Question.model_validate_json(stored.value)
-    return Asked(question=question, answer=_answer(question, inputs.get(f"{base}-response"), None))
-
-
-def _answer(question: Question, response: FlowRunInput | None, now: datetime | None) -> Answer | None:
-    if response is None:
-        return None
+def _answer(question: Question, response: str, at: datetime) -> Answer | None:
     try:
-        form = ApprovalForm.model_validate_json(response.value)
+        form = ApprovalForm.model_validate_json(response)
     except ValidationError:
         # Prefect checks what comes through its form; what somebody stored past it is no answer.
         return None
@@ -119,5 +124,5 @@ def _answer(question: Question, response: FlowRunInput | None, now: datetime | N
         reason=form.reason.strip() or f"{form.decision} without a reason",
         # The key holds the digest too, so an answer without one is an answer to what was asked.
         evidence_digest=form.evidence_digest or question.evidence_digest,
-        at=now or response.created or datetime.now(UTC),
+        at=at,
     )

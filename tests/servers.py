@@ -109,7 +109,7 @@ class PrefectServer(Program):
 
     def start(self) -> None:
         super().start()
-        wait_until(self._answers, seconds=120, told=lambda: self.log.read_text())
+        wait_until(self._answers, seconds=120, told=self.log.read_text)
 
     def _answers(self) -> bool:
         assert self.alive, self.log.read_text()
@@ -153,11 +153,13 @@ def running_server(folder: Path, auth: str | None = None) -> Iterator[PrefectSer
         server.stop()
 
 
-def make_worker(server: PrefectServer, folder: Path, pool: str = POOL, environment: dict[str, str] | None = None) -> Program:
+def make_worker(
+    server: PrefectServer, folder: Path, pool: str = POOL, environment: dict[str, str] | None = None
+) -> Program:
     """A ``prefect worker`` that runs flows as processes; not started yet."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    return Program(command, folder, server.client_environment | settings | (environment or {}), "worker.log")
+    return Program(command, folder, server.client_environment | settings, "worker.log")
 
 
 @contextmanager
