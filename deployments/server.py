@@ -27,7 +27,7 @@ def prefect_server() -> "Iterator[SyncPrefectClient]":
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
-    if url is None:
+    if not url:
         raise SettingsError(
             "No Prefect server is configured. A run without one asks at its own terminal, and nothing waits for an "
             "answer. Set PREFECT_API_URL to the API of the server where the runs are."

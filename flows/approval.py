@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from ranking.results import Approval, Confidence, Decision, Evidence
 from settings.model import Settings
 from tasks.clock import moment
-from tasks.inquiry import inquire
+from tasks.inquiry import answered_before, inquire
 
 Asker = Callable[[Evidence, datetime], Approval]
 """Somebody at hand: sees the evidence and answers now."""
@@ -50,12 +50,17 @@ def request_approval(
     Raises:
         prefect.exceptions.Pause: this run of a deployment ends here and goes on when it is answered.
     """
-    knobs, asker, at = settings.approval, _asker.get(), moment.fn(now)
-    if knobs.mode == "auto" and not forced and _certain(evidence):
+    asker, at = _asker.get(), moment.fn(now)
+    on_server = asker is None and bool(PREFECT_API_URL.value())
+    if settings.approval.mode == "auto" and not forced and _certain(evidence):
+        # Switched to auto while the run waited: what a person has rejected stays rejected.
+        said = answered_before(evidence, now) if on_server else None
+        if said is not None and not said.approved:
+            return said
         return _without_asking(evidence, at, requested_by, "policy", "PROMOTE, high")
     if asker is not None:
         return asker(evidence, at).model_copy(update={"requested_by": requested_by})
-    if PREFECT_API_URL.value() is None:
+    if not on_server:
         reason = "Nobody could be asked: this run has neither a terminal nor a Prefect server."
         return _without_asking(evidence, at, requested_by, "nobody", reason)
     return inquire(evidence, settings=settings, forced=forced, requested_by=requested_by, now=now)

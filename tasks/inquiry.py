@@ -5,6 +5,7 @@ it may wait for days, and worker and server may be restarted meanwhile.  Any oth
 When a run goes on, all its questions and answers are read again, so nothing depends on what it had in memory.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -24,7 +25,7 @@ from settings.effects import ApprovalKnobs
 from settings.model import Settings
 from tasks.clock import moment
 from tasks.question_page import links_to, question_page
-from tasks.questions import ApprovalForm, Asked, Wait, form_of, key_of, prefix_of, read_all, save, subject_of
+from tasks.questions import Asked, Wait, form_of, key_of, prefix_of, read_all, save, subject_of
 
 REQUESTED = "feedloop.approval.requested"
 """Name of the event that tells Prefect's automations that somebody has to decide."""
@@ -44,30 +45,73 @@ def inquire(
     Raises:
         prefect.exceptions.Pause: the run is suspended; it comes here again when somebody answered.
     """
-    run = _this_run()
-    wait: Wait = "suspended" if run.deployment_id is not None and run.parent_task_run_id is None else "paused"
-    subject = subject_of(evidence)
     with get_client(sync_client=True) as client:
+        desk = _Desk(client, _this_run(), subject_of(evidence), now)
         while True:
-            asked = read_all(client, run.id, prefix_of(wait, subject), now)
-            answers = [past.answer for past in asked if past.answer is not None]
-            if answers:
-                approval = sum_up(answers, evidence)
-                if not more_needed(approval, evidence, settings.approval, moment.fn(now)):
-                    return approval
+            asked = desk.asked()
+            approval = _approval(asked, evidence)
+            if approval is not None and not more_needed(approval, evidence, settings.approval, moment.fn(now)):
+                return approval
             question = _question(
                 evidence, asked, settings.approval, forced=forced, requested_by=requested_by, at=moment.fn(now)
             )
-            save(client, run.id, wait, subject, question)
             links = links_to(client, evidence.comparison.challenger, settings.registry.tracking_uri)
             _announce(question)
-            form = form_of(question, question_page(question, evidence, links))
-            if wait == "suspended":
-                # No timeout of Prefect's: it would fail the run, and a late answer would be recorded nowhere.
-                suspend_flow_run(wait_for_input=form, key=key_of(subject, question.number), timeout=None)
-            in_time = _pause(client, run, form, key_of(subject, question.number), settings.approval.timeout_hours)
-            if not in_time and read_all(client, run.id, prefix_of(wait, subject), now)[-1].answer is None:
+            in_time = desk.ask(question, question_page(question, evidence, links), settings.approval.timeout_hours)
+            if not in_time and desk.asked()[-1].answer is None:
                 return _nobody(evidence, question, settings.approval.timeout_hours, moment.fn(now))
+
+
+def answered_before(evidence: Evidence, now: datetime | None) -> Approval | None:
+    """What people have answered about this evidence in this very run; None when nobody has.
+
+    Raises:
+        RuntimeError: called outside of a flow run.
+    """
+    with get_client(sync_client=True) as client:
+        return _approval(_Desk(client, _this_run(), subject_of(evidence), now).asked(), evidence)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where one run asks about one piece of evidence."""
+
+    client: SyncPrefectClient
+    run: FlowRun
+    subject: str
+    now: datetime | None
+
+    @property
+    def wait(self) -> Wait:
+        """Only the root run of a deployment can be started again by a worker, so only that one may end."""
+        root = self.run.parent_task_run_id is None
+        return "suspended" if root and self.run.deployment_id is not None else "paused"
+
+    def asked(self) -> tuple[Asked, ...]:
+        return read_all(self.client, self.run.id, prefix_of(self.wait, self.subject), self.now)
+
+    def ask(self, question: Question, text: str, timeout_hours: float) -> bool:
+        """Wait until somebody answers; False when nobody did in time."""
+        save(self.client, self.run.id, self.wait, self.subject, question)
+        form, key = form_of(question, text), key_of(self.subject, question.number)
+        if self.wait == "suspended":
+            # No timeout of Prefect's: it would fail the run, and a late answer would be recorded nowhere.
+            suspend_flow_run(wait_for_input=form, key=key, timeout=None)
+        try:
+            pause_flow_run(wait_for_input=form, key=key, timeout=int(timeout_hours * 3600), poll_interval=POLL_SECONDS)
+        except FlowPauseTimeout:
+            # Forced, because Prefect would fail a run that leaves a pause late, and then nothing would be recorded.
+            self.client.set_flow_run_state(self.run.id, Running(), force=True)
+            return False
+        except ValidationError:
+            # Somebody let the run go on past the form: nothing was answered, so it is asked again.
+            return True
+        return True
+
+
+def _approval(asked: tuple[Asked, ...], evidence: Evidence) -> Approval | None:
+    answers = [past.answer for past in asked if past.answer is not None]
+    return sum_up(answers, evidence) if answers else None
 
 
 def _this_run() -> FlowRun:
@@ -126,20 +170,6 @@ def _announce(question: Question) -> None:
         resource={"prefect.resource.id": f"feedloop.model.{question.model}.{question.challenger}"},
         payload=question.model_dump(mode="json"),
     )
-
-
-def _pause(client: SyncPrefectClient, run: FlowRun, form: type[ApprovalForm], key: str, timeout_hours: float) -> bool:
-    """Hold the process until somebody answers; False when nobody did in time."""
-    try:
-        pause_flow_run(wait_for_input=form, key=key, timeout=int(timeout_hours * 3600), poll_interval=POLL_SECONDS)
-    except FlowPauseTimeout:
-        # Forced, because Prefect would fail a run that leaves a pause late, and then nothing would be recorded.
-        client.set_flow_run_state(run.id, Running(), force=True)
-        return False
-    except ValidationError:
-        # Somebody let the run go on past the form: nothing was answered, so it is asked again.
-        return True
-    return True
 
 
 def _nobody(evidence: Evidence, question: Question, timeout_hours: float, at: datetime) -> Approval:
