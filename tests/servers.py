@@ -153,19 +153,17 @@ def running_server(folder: Path, auth: str | None = None) -> Iterator[PrefectSer
         server.stop()
 
 
-def make_worker(
-    server: PrefectServer, folder: Path, pool: str = POOL, environment: dict[str, str] | None = None
-) -> Program:
-    """A ``prefect worker`` that runs flows as processes; not started yet."""
+def make_worker(server: PrefectServer, folder: Path, pool: str = POOL, code: Path = ROOT) -> Program:
+    """A ``prefect worker`` that runs the flows of the checkout ``code`` as processes; not started yet."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
     settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    return Program(command, folder, server.client_environment | settings, "worker.log")
+    return Program(command, folder, server.client_environment | settings | {"PYTHONPATH": str(code)}, "worker.log")
 
 
 @contextmanager
-def running_worker(server: PrefectServer, folder: Path, pool: str = POOL) -> Iterator[Program]:
+def running_worker(server: PrefectServer, folder: Path, pool: str = POOL, code: Path = ROOT) -> Iterator[Program]:
     """A worker of a pool, stopped at the end with every flow run it started."""
-    worker = make_worker(server, folder, pool)
+    worker = make_worker(server, folder, pool, code)
     try:
         worker.start()
         yield worker
