@@ -1,62 +1,20 @@
 """The command line: ``feedloop``.  Every command takes ``--json`` and exits with a number that means something.
 
 0 done · 2 settings or usage · 3 data · 4 training, comparison or recheck · 5 a bundle · 6 registry · 7 not promoted or
-nothing to roll back to · 8 storage.  Heavy imports stand inside the commands, so that ``--help`` is quick.
+nothing to roll back to · 8 storage · 9 Prefect's server.  Heavy imports stand inside the
+commands, so that ``--help`` is quick.
 """
 
 import sys
-from collections.abc import Callable
-from datetime import datetime
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from deployments.session import Session
+from deployments import cli_ledger, cli_server
+from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Verbose, Yes, app, command, session_of
 
-app = typer.Typer(
-    name="feedloop",
-    help="Keeps a feed ranker fresh and never ships a worse one.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file. [default: feedloop.toml here, if any]")]
-Data = Annotated[str | None, typer.Option("--data", help="Interaction log instead of the configured one: path or URI.")]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what Prefect logs.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Approve the promotion explicitly, without being asked.")]
-Cutoff = Annotated[
-    datetime | None, typer.Option(help="Use rows before this moment (UTC). [default: up to the newest row]")
-]
-Evidence = Annotated[
-    str, typer.Argument(help="Version, alias, or the first 6 or more characters of the evidence's digest.")
-]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is written to the ledger.")]
-
-
-def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Register a command whose errors are told in one paragraph and become its exit code."""
-
-    def register(function: Callable[..., int | None]) -> Callable[..., None]:
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            raise typer.Exit(function(*args, **kwargs) or 0)
-
-        return app.command(name)(run)
-
-    return register
-
-
-def _session(
-    config: Path | None, as_json: bool, verbose: bool, data: str | None = None, read_settings: bool = True
-) -> "Session":
-    from deployments.session import Session
-
-    return Session(config=config, data=data, as_json=as_json, verbose=verbose, read_settings=read_settings)
+__all__ = ["app", "main"]
 
 
 @command("run")
@@ -67,7 +25,7 @@ def run(
 
     Without data it plays on a seeded sample feed; run again, it goes on where it stopped.
     """
-    return _session(config, json, verbose, data).do("deployments.story:tell", runs_flows=True, yes=yes)
+    return session_of(config, json, verbose, data).do("deployments.story:tell", runs_flows=True, yes=yes)
 
 
 @command("retrain")
@@ -80,7 +38,7 @@ def retrain(
     verbose: Verbose = False,
 ) -> int:
     """One turn of the loop: train a challenger, compare it with the champion, ask for its promotion."""
-    return _session(config, json, verbose, data).do(
+    return session_of(config, json, verbose, data).do(
         "deployments.commands:retrain", runs_flows=True, cutoff=cutoff, yes=yes
     )
 
@@ -96,7 +54,7 @@ def compare(
     verbose: Verbose = False,
 ) -> int:
     """Compare two registered models on the newest rows that neither has seen.  Changes nothing."""
-    return _session(config, json, verbose, data).do(
+    return session_of(config, json, verbose, data).do(
         "deployments.commands:compare", runs_flows=True, champion=champion, challenger=challenger, cutoff=cutoff
     )
 
@@ -114,71 +72,9 @@ def promote(
     verbose: Verbose = False,
 ) -> int:
     """Make a compared challenger the champion, if its verdict is PROMOTE and somebody approves."""
-    return _session(config, json, verbose).do(
+    return session_of(config, json, verbose).do(
         "deployments.commands:promote", runs_flows=True, version=version, force=force, reason=reason, yes=yes
     )
-
-
-@command("rollback")
-def rollback(
-    to: Annotated[
-        str | None, typer.Option("--to", help="Version to put back. [default: the previous champion]")
-    ] = None,
-    *,
-    reason: Reason,
-    config: Config = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> int:
-    """Put the previous champion, or a named one, back.  Needs no approval; everything is recorded."""
-    return _session(config, json, verbose).do("deployments.commands:rollback", to=to, reason=reason)
-
-
-@command("status")
-def status(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
-    """Who serves, since when and why, and which challengers there are."""
-    return _session(config, json, verbose).do("deployments.ledger_commands:status")
-
-
-@command("history")
-def history(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
-    """Every promotion, refusal and rollback, from the ledger."""
-    return _session(config, json, verbose).do("deployments.ledger_commands:history")
-
-
-@command("who-served")
-def who_served(
-    at: Annotated[datetime, typer.Option("--at", help="The moment (UTC).")],
-    config: Config = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> int:
-    """Which version served at a moment, and what put it there."""
-    return _session(config, json, verbose).do("deployments.ledger_commands:who_served", at=at)
-
-
-@command("verify")
-def verify(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
-    """Is the ledger as it was written?  6 and the entry's number if one was edited or is gone."""
-    return _session(config, json, verbose).do("deployments.ledger_commands:verify")
-
-
-@command("doctor")
-def doctor(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
-    """Mend what a crash left, and check everything that a promotion or a rollback needs; 6 if something is wrong."""
-    return _session(config, json, verbose).do("deployments.doctor:doctor")
-
-
-@command("prune")
-def prune(
-    version: Annotated[str | None, typer.Option("--version", help="Delete only this one, if it may be.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
-    config: Config = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> int:
-    """Delete models that are no longer needed; 7 for one that serves, could be gone back to, or is new."""
-    return _session(config, json, verbose).do("deployments.ledger_commands:prune", version=version, dry_run=dry_run)
 
 
 @command("explain")
@@ -189,7 +85,7 @@ def explain(
     verbose: Verbose = False,
 ) -> int:
     """Tell stored evidence in words: the decision and why, who was compared with whom on what, and what was missing."""
-    return _session(config, json, verbose).do("deployments.evidence_commands:explain", identifier=identifier)
+    return session_of(config, json, verbose).do("deployments.evidence_commands:explain", identifier=identifier)
 
 
 @command("recheck")
@@ -200,7 +96,7 @@ def recheck(
     verbose: Verbose = False,
 ) -> int:
     """Decide again from the stored comparison and the policy of then; 4 if anything comes out differently."""
-    return _session(config, json, verbose).do("deployments.evidence_commands:recheck", identifier=identifier)
+    return session_of(config, json, verbose).do("deployments.evidence_commands:recheck", identifier=identifier)
 
 
 @command("gate-check")
@@ -219,7 +115,7 @@ def gate_check(
 
     Simulates challengers whose true quality is known, on holdouts of the same shape as the configured log's.
     """
-    return _session(config, json, verbose, data).do(
+    return session_of(config, json, verbose, data).do(
         "deployments.evidence_commands:gate_check", repetitions=repetitions, seed=seed
     )
 
@@ -234,7 +130,7 @@ def init(
 ) -> int:
     """Draft a feedloop.toml by looking at the data."""
     # The settings file that this command is about to write may not exist, or be wrong: it is not read.
-    session = _session(None, json, verbose, read_settings=False)
+    session = session_of(None, json, verbose, read_settings=False)
     return session.do("deployments.commands:init", path=path, output=output, force=force)
 
 
@@ -246,7 +142,11 @@ def simulate(
     verbose: Verbose = False,
 ) -> int:
     """Let the current champion (or, before there is one, newest first) serve more days of the sample feed."""
-    return _session(config, json, verbose).do("deployments.commands:simulate", days=days)
+    return session_of(config, json, verbose).do("deployments.commands:simulate", days=days)
+
+
+for name, function in (*cli_ledger.COMMANDS, *cli_server.COMMANDS):
+    command(name)(function)
 
 
 def main() -> None:

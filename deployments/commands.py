@@ -19,7 +19,7 @@ def turn(session: Session, *, cutoff: datetime | None, now: datetime | None, yes
     from tasks.reports import evidence_markdown
 
     with session.flows(needs=RETRAIN_NEEDS), answered_by(asker(session.output, yes=yes)):
-        result = flow(config=session.config, data=session.data, cutoff=utc(cutoff), now=now)
+        result = flow(config=session.config, data=session.data, cutoff=utc(cutoff), requested_by=who(), now=now)
     snapshot, split, output = result.snapshot, result.split, session.output
     output.say(
         f"Read {snapshot.rows:,} impressions of {snapshot.users:,} users and {snapshot.items:,} items, "
@@ -66,28 +66,20 @@ def compare(session: Session, *, champion: str, challenger: str, cutoff: datetim
 def promote(session: Session, *, version: str, force: bool, reason: str, yes: bool) -> int:
     """``feedloop promote``: 7 when the champion stays."""
     from flows.approval import answered_by
-    from flows.promote import promote as flow
+    from flows.propose import propose as flow
 
     with session.flows(), answered_by(asker(session.output, yes=yes)):
-        promotion = flow(challenger=version, force=force, reason=reason, config=session.config, now=now_of(session))
+        promotion = flow(
+            challenger=version,
+            force=force,
+            reason=reason,
+            requested_by=who(),
+            config=session.config,
+            now=now_of(session),
+        )
     tell_promotion(session, promotion)
     session.output.finish(promotion=promotion)
     return 0 if promotion.status == "promoted" else 7
-
-
-def rollback(session: Session, *, to: str | None, reason: str) -> int:
-    """``feedloop rollback``: straight to the registry, so that going back waits for no server."""
-    from tasks.registry import apply_rollback
-
-    settings = session.settings
-    now = now_of(session) or datetime.now(UTC)
-    result = apply_rollback.fn(to=to, reason=reason, actor=who(), now=now, **settings.store)
-    session.output.say(
-        f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
-        f"Ledger entry {result.entry.number}: {reason}."
-    )
-    session.output.finish(rollback=result)
-    return 0
 
 
 def init(session: Session, *, path: str, output: Path, force: bool) -> int:

@@ -1,9 +1,10 @@
-"""Commands that read the ledger: who serves, who served when, is the history intact; and what may be deleted."""
+"""What the commands about who serves do."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
-from deployments.commands import utc
+from deployments.commands import now_of, utc
 from deployments.session import Session
+from deployments.terminal import who
 from ranking.errors import LedgerBroken
 from ranking.results import LedgerEntry, as_utc
 from ranking.retention import Fate
@@ -61,6 +62,21 @@ def who_served(session: Session, *, at: datetime) -> int:
         session.output.say(f"Version {service.version} served, from {as_utc(service.start)} {until}.")
         session.output.say(_line(service.started_by))
     session.output.finish(service=service)
+    return 0
+
+
+def rollback(session: Session, *, to: str | None, reason: str) -> int:
+    """``feedloop rollback``: straight to the registry, so that going back waits for no server."""
+    from tasks.registry import apply_rollback
+
+    settings = session.settings
+    now = now_of(session) or datetime.now(UTC)
+    result = apply_rollback.fn(to=to, reason=reason, actor=who(), now=now, **settings.store)
+    session.output.say(
+        f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
+        f"Ledger entry {result.entry.number}: {reason}."
+    )
+    session.output.finish(rollback=result)
     return 0
 
 

@@ -1,51 +1,41 @@
-"""Make a compared challenger the champion: read the evidence, ask, then change the pointer."""
+"""Do what an approval says: change the pointer, or record why not."""
 
 from datetime import datetime
 
 from prefect import flow
 
-from flows.approval import request_approval
-from ranking.results import Promotion
+from flows.outcome import outcome
+from ranking.results import Approval, Promotion
 from settings.loading import load
 from tasks.clock import moment
-from tasks.registry import find_model, read_evidence, require_promotable, settle_promotion
-from tasks.reports import evidence_markdown
+from tasks.registry import find_model, read_evidence, settle_promotion
+from tasks.resuming import RESUMABLE
 
 
-@flow(name="promote", flow_run_name="promote-{challenger}")
+@flow(name="promote", flow_run_name="promote-{challenger}", **RESUMABLE)
 def promote(
     challenger: str,
+    approval: Approval,
     force: bool = False,
     reason: str = "",
     config: str | None = None,
     now: datetime | None = None,
 ) -> Promotion:
-    """Promote a challenger, if its verdict allows it and somebody approves.  Otherwise the champion stays.
+    """Settle an approval.  To be called by a flow that has asked for it: whoever passes an approval has approved.
 
     Args:
-        challenger: version or alias of the model to make champion.
+        challenger: version to make champion.
+        approval: somebody's answer; it counts for the newest evidence about the challenger only.
         force: although the verdict is not PROMOTE; needs a reason.
         reason: why; it is written to the ledger.
         config: settings file; without one, feedloop.toml here.
         now: pretend it is this moment (for replays).
     """
     settings = load(config)
-    at = moment(now)
 
     target = find_model(challenger, **settings.store)
     evidence = read_evidence(target, **settings.store)
-    require_promotable(
-        target,
-        evidence,
-        policy_digest=settings.policy_digest,
-        forced=force,
-        reason=reason,
-        **settings.store,
-    )
-    approval = request_approval(
-        evidence, summary=evidence_markdown(evidence), knobs=settings.approval, forced=force, now=at
-    )
-    return settle_promotion(
+    promotion = settle_promotion(
         challenger=target,
         evidence=evidence,
         approval=approval,
@@ -53,6 +43,7 @@ def promote(
         policy_digest=settings.policy_digest,
         forced=force,
         reason=reason,
-        now=at,
+        now=moment(now),
         **settings.store,
     )
+    return outcome(promotion)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from prefect import flow
 
+from flows.approval import request_approval
 from flows.promote import promote
 from ranking.results import Decision, Evidence, Retraining
 from settings.loading import load
@@ -13,18 +14,20 @@ from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
 from tasks.registry import current_champion, features_read_by, record_evidence, register_challenger
 from tasks.reports import write_report
+from tasks.resuming import RESUMABLE
 from tasks.training import train_challenger
-from tasks.version import code_version
+from tasks.version import code_of_this_run
 
 Trigger = Literal["manual", "schedule", "drift", "performance", "volume"]
 
 
-@flow(name="retrain", flow_run_name="retrain-{trigger}")
+@flow(name="retrain", flow_run_name="retrain-{trigger}", **RESUMABLE)
 def retrain(
     config: str | None = None,
     trigger: Trigger = "manual",
     cutoff: datetime | None = None,
     data: str | None = None,
+    requested_by: str | None = None,
     now: datetime | None = None,
 ) -> Retraining:
     """Train a challenger on recent interactions and let it replace the champion if that is proven and approved.
@@ -34,6 +37,7 @@ def retrain(
         trigger: what asked for this run.
         cutoff: use rows before this moment; without one, up to the newest row.
         data: another log than the configured one: path or URI.
+        requested_by: who wants it; with approval.requester_may_approve = false somebody else has to approve.
         now: pretend it is this moment (for replays).
     """
     settings = load(config, data_uri=data)
@@ -77,14 +81,16 @@ def retrain(
         verdict=verdict,
         policy_digest=settings.policy_digest,
         policy=settings.policy,
-        code_version=code_version(),
+        code_version=code_of_this_run(),
         training=trained.training,
         split=split,
     )
     report = write_report(evidence=evidence, gate=settings.gate, workspace=settings.workspace)
     record_evidence(challenger=challenger, evidence=evidence, report=report, **settings.store)
-    wanted = verdict.decision is Decision.PROMOTE
-    promotion = promote(challenger.version, config=config, now=at) if wanted else None
+    promotion = None
+    if verdict.decision is Decision.PROMOTE:
+        approval = request_approval(evidence, settings=settings, forced=False, requested_by=requested_by, now=now)
+        promotion = promote(challenger.version, approval, config=config, now=now)
     return Retraining(
         trigger=trigger,
         cutoff=snapshot.cutoff,

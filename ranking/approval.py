@@ -80,13 +80,13 @@ def _used(entry: LedgerEntry) -> bool:
 
 def _require_people(approval: Approval, rules: ApprovalRules) -> None:
     for name in approval.approvers:
-        if rules.approvers and _same(name) not in {_same(known) for known in rules.approvers}:
+        if rules.approvers and known_as(name) not in {known_as(known) for known in rules.approvers}:
             raise UnknownApprover(
                 f"{name} may not approve a promotion. Those who may: {', '.join(rules.approvers)} (approval.approvers)."
             )
     if not rules.requester_may_approve:
         _require_another(approval)
-    people = {_same(name) for name in approval.approvers}
+    people = {known_as(name) for name in approval.approvers}
     if len(people) < rules.approvals:
         raise TooFewApprovals(
             f"{len(people)} of {rules.approvals} people approved: {', '.join(approval.approvers)}. "
@@ -101,13 +101,13 @@ def _require_another(approval: Approval) -> None:
             "Name the requester when asking, or set approval.requester_may_approve."
         )
     for name in approval.approvers:
-        if _same(name) == _same(approval.requested_by):
+        if known_as(name) == known_as(approval.requested_by):
             raise SelfApproval(
                 f"{name} asked for this promotion and approved it too. Somebody else has to approve it "
                 "(approval.requester_may_approve)."
             )
 
 
-def _same(name: str) -> str:
-    """Two spellings of one name: case and surrounding space do not make another person."""
+def known_as(name: str) -> str:
+    """One person under every spelling: case and surrounding space do not make another one."""
     return name.strip().casefold()

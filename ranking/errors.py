@@ -31,10 +31,12 @@
     │   │       ├── SelfApproval      the requester approved
     │   │       ├── UnknownApprover   not somebody who may approve
     │   │       └── TooFewApprovals   not enough different people approved
-    │   └── StaleChampion             the champion changed since it was compared
+    │   ├── StaleChampion             the champion changed since it was compared
+    │   └── NothingToAnswer           no such question waits for an answer, or several do
     ├── RollbackError                 there is nothing healthy to go back to
     ├── RetentionError                a version that must be kept would be deleted
-    └── StorageError                  a file or folder cannot be written
+    ├── StorageError                  a file or folder cannot be written
+    └── ServerUnavailable             Prefect's server does not answer, or does not let us in
 
 Each message says what happened, with the numbers, and what to do.  Errors of other libraries are
 translated once, in the adapter that calls them.
@@ -182,6 +184,10 @@ class StaleChampion(PromotionError):
     """Raised when the champion changed since it was compared."""
 
 
+class NothingToAnswer(PromotionError):
+    """Raised when no question waits for the given answer: it is unknown or answered already, or several match."""
+
+
 class RetentionError(FeedloopError):
     """Raised when a version that must be kept would be deleted."""
 
@@ -198,3 +204,9 @@ class StorageError(FeedloopError):
     """Raised when a file or a folder cannot be written."""
 
     exit_code = 8
+
+
+class ServerUnavailable(FeedloopError):
+    """Raised when Prefect's server does not answer, or does not let us in."""
+
+    exit_code = 9

@@ -48,7 +48,7 @@ def load(file: str | Path | None = None, *, data_uri: str | None = None, **overr
         SettingsError: the file is missing or not TOML, or a knob is unknown (the nearest name is suggested),
             out of bounds or of the wrong type.
     """
-    path = _file(file)
+    path = settings_file(file)
     if data_uri is not None:
         overrides["data"] = {"uri": data_uri}
     for variable in os.environ:
@@ -69,7 +69,12 @@ def load(file: str | Path | None = None, *, data_uri: str | None = None, **overr
     return _resolved(settings, path.resolve().parent if path else Path.cwd())
 
 
-def _file(file: str | Path | None) -> Path | None:
+def settings_file(file: str | Path | None) -> Path | None:
+    """The file that :func:`load` reads; None when there is none.
+
+    Raises:
+        SettingsError: a named file does not exist.
+    """
     named = file or os.environ.get("FEEDLOOP_CONFIG")
     if named is None:
         return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None

@@ -4,8 +4,10 @@ from datetime import UTC, datetime
 
 from prefect import task
 
+from tasks.resuming import RESUMED
 
-@task(name="moment")
+
+@task(name="moment", **RESUMED)
 def moment(now: datetime | None = None) -> datetime:
     """The time this run counts as now: the given one, or the clock's (UTC)."""
     if now is None:

@@ -26,6 +26,7 @@ from ranking.split import EPOCH, SplitKnobs, split_by_time
 from ranking.values import digest
 from settings.effects import DataKnobs
 from tasks.adapters.warehouse import Warehouse, open_warehouse
+from tasks.resuming import RESUMED
 from tasks.retries import RETRY_STORAGE
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ logger = logging.getLogger("feedloop.data")
 ROW_ID = "row_id"
 
 
-@task(name="take snapshot", timeout_seconds=6 * 3600, **RETRY_STORAGE.options)
+@task(name="take snapshot", timeout_seconds=6 * 3600, **RETRY_STORAGE.options, **RESUMED)
 def take_snapshot(
     *, data: DataKnobs, cutoff: datetime | None, now: datetime, workspace: str, also: tuple[Feature, ...] = ()
 ) -> Snapshot:
@@ -78,7 +79,7 @@ def take_snapshot(
     return snapshot
 
 
-@task(name="build features", timeout_seconds=6 * 3600, **RETRY_STORAGE.options)
+@task(name="build features", timeout_seconds=6 * 3600, **RETRY_STORAGE.options, **RESUMED)
 def build_features(*, snapshot: Snapshot, spec: FeatureSpec, workspace: str, warehouse: str) -> FeatureTable:
     """Give the snapshot's rows every feature that a specification asks for.
 
@@ -104,7 +105,7 @@ def build_features(*, snapshot: Snapshot, spec: FeatureSpec, workspace: str, war
     return FeatureTable(uri=uri, snapshot_fingerprint=snapshot.fingerprint, rows=snapshot.rows, spec=spec)
 
 
-@task(name="plan split", timeout_seconds=3600, **RETRY_STORAGE.options)
+@task(name="plan split", timeout_seconds=3600, **RETRY_STORAGE.options, **RESUMED)
 def plan_split(*, features: FeatureTable, cutoff: datetime, knobs: SplitKnobs) -> Split:
     """Cut the rows by time into train, validation and holdout.
 

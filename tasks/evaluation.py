@@ -20,6 +20,7 @@ from settings.effects import RegistryKnobs
 from tasks.adapters.storage import temporary_folder
 from tasks.data import ROW_ID, build_features, load_rows
 from tasks.registry import download_bundle
+from tasks.resuming import RESUMED
 from tasks.retries import RETRY_REGISTRY
 
 logger = logging.getLogger("feedloop.evaluation")
@@ -31,7 +32,7 @@ ASSUMED_AUC = 0.7
 """Of a champion that does not exist yet."""
 
 
-@task(name="compare models", timeout_seconds=3 * 3600, **RETRY_REGISTRY.options)
+@task(name="compare models", timeout_seconds=3 * 3600, **RETRY_REGISTRY.options, **RESUMED)
 def compare_models(
     *,
     challenger: ModelRef,
@@ -224,7 +225,7 @@ def _together(here: pa.ChunkedArray, there: pa.ChunkedArray) -> tuple[np.ndarray
     return both[: len(here)], both[len(here) :]
 
 
-@task(name="judge")
+@task(name="judge", **RESUMED)
 def judge(comparison: Comparison, gate: GateKnobs) -> Verdict:
     """Turn the comparison into a verdict; pure, and a task so that the run shows it."""
     verdict = decide(comparison, gate)

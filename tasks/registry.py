@@ -40,6 +40,7 @@ from tasks.champion import reconcile, serving
 from tasks.events import emit_entry
 from tasks.evidence import KeptEvidence, find
 from tasks.reports import publish_entry
+from tasks.resuming import RESUMED
 from tasks.retention import prune
 from tasks.retries import RETRY_REGISTRY
 from tasks.rollback import rollback
@@ -53,7 +54,7 @@ GOLDEN_ROWS = 32
 """Rows of the holdout kept with a model; a promotion asks it these again."""
 
 
-@task(name="current champion", timeout_seconds=300, **RETRY_REGISTRY.options)
+@task(name="current champion", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None:
     """Who serves now; whatever a crash left half done is finished first.
 
@@ -104,6 +105,7 @@ def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: s
     return bundle.facts.spec.log.features
 
 
+@task(name="require promotable", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def require_promotable(
     challenger: ModelRef,
     evidence: Evidence,
@@ -156,7 +158,7 @@ def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry
     return open_both(registry, workspace)[1].entries()
 
 
-@task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options)
+@task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options, **RESUMED)
 def register_challenger(
     *,
     trained: Trained,
@@ -209,7 +211,7 @@ def _source() -> Mapping[str, str]:
     return {"git_commit": commit} if commit else {}
 
 
-@task(name="record evidence", timeout_seconds=600, **RETRY_REGISTRY.options)
+@task(name="record evidence", timeout_seconds=600, **RETRY_REGISTRY.options, **RESUMED)
 def record_evidence(
     *, challenger: ModelRef, evidence: Evidence, report: Report | None, registry: RegistryKnobs, workspace: str
 ) -> None:
@@ -236,7 +238,7 @@ def record_evidence(
         models.attach(challenger, files)
 
 
-@task(name="read evidence", timeout_seconds=300, **RETRY_REGISTRY.options)
+@task(name="read evidence", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str) -> Evidence:
     """The newest comparison and verdict about a version.
 
@@ -256,7 +258,7 @@ def find_evidence(identifier: str, registry: RegistryKnobs, workspace: str) -> K
     return find(_registry(registry, workspace), identifier)
 
 
-@task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options)
+@task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options, **RESUMED)
 def settle_promotion(
     *,
     challenger: ModelRef,
@@ -289,7 +291,7 @@ def settle_promotion(
     return done
 
 
-@task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options)
+@task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options, **RESUMED)
 def apply_rollback(
     *,
     to: str | None,

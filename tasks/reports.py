@@ -8,12 +8,13 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import TaskRunContext
 
-from ranking.results import Comparison, Estimate, Evidence, LedgerEntry, MetricComparison, Report, as_utc
+from ranking.results import Comparison, Estimate, Evidence, LedgerEntry, MetricComparison, ModelRef, Report, as_utc
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
 from tasks.evidence_picture import evidence_picture
 from tasks.html import page
 from tasks.pictures import report_picture
+from tasks.resuming import RESUMED
 from tasks.retries import RETRY_STORAGE
 
 logger = logging.getLogger("feedloop.reports")
@@ -25,7 +26,7 @@ PICTURES = {
 """File and what it shows."""
 
 
-@task(name="write report", timeout_seconds=300, **RETRY_STORAGE.options)
+@task(name="write report", timeout_seconds=300, **RETRY_STORAGE.options, **RESUMED)
 def write_report(*, evidence: Evidence, gate: GateKnobs, workspace: str) -> Report:
     """Write the report as files and, inside a Prefect run, as artifacts.
 
@@ -59,7 +60,7 @@ def write_report(*, evidence: Evidence, gate: GateKnobs, workspace: str) -> Repo
     named = {PICTURES[name]: picture for name, picture in pictures.items()}
     write_bytes(report.html_uri, page(title, text, named).encode())
     if TaskRunContext.get() is not None:
-        _publish(title, text, pictures, f"report {challenger.name} v{challenger.version}")
+        _publish(title, text, pictures, artifact_key(challenger))
     logger.info("Report: %s", report.html_uri)
     return report
 
@@ -76,9 +77,13 @@ def _pictures(evidence: Evidence, gate: GateKnobs) -> dict[str, bytes]:
     return {"evidence.png": evidence_picture(evidence.comparison, evidence.verdict, gate), "report.png": overview}
 
 
-def _publish(title: str, text: str, pictures: dict[str, bytes], name: str) -> None:
+def artifact_key(challenger: ModelRef) -> str:
+    """Under which Prefect shows the report about a version."""
+    return _key(f"report {challenger.name} v{challenger.version}")
+
+
+def _publish(title: str, text: str, pictures: dict[str, bytes], key: str) -> None:
     """Show the report in Prefect's UI."""
-    key = _key(name)
     create_markdown_artifact(text, key=key, description=title)
     for file, picture in pictures.items():
         encoded = base64.b64encode(picture).decode()

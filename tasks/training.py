@@ -17,12 +17,19 @@ from settings.effects import RegistryKnobs
 from tasks.adapters.storage import published, temporary_folder
 from tasks.data import load_rows
 from tasks.registry import download_bundle
+from tasks.resuming import RESUMED
 from tasks.retries import RETRY_REGISTRY
 
 logger = logging.getLogger("feedloop.training")
 
 
-@task(name="train challenger", task_run_name="train {model.kind}", timeout_seconds=12 * 3600, **RETRY_REGISTRY.options)
+@task(
+    name="train challenger",
+    task_run_name="train {model.kind}",
+    timeout_seconds=12 * 3600,
+    **RETRY_REGISTRY.options,
+    **RESUMED,
+)
 def train_challenger(
     *,
     features: FeatureTable,

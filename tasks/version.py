@@ -5,6 +5,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from prefect import task
+
+from tasks.resuming import RESUMED
+
 
 @cache
 def code_version() -> str | None:
@@ -24,3 +28,9 @@ def code_version() -> str | None:
         commit = get_git_commit(str(root))
         parts += [f"commit {commit[:16]}"] if commit else []
     return ", ".join(parts) or None
+
+
+@task(name="code version", **RESUMED)
+def code_of_this_run() -> str | None:
+    """The :func:`code_version` with which this run began, also when the code is edited while it waits."""
+    return code_version()

@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.postgres import Postgres, postgres_server
+
+if TYPE_CHECKING:
+    from tests.servers import PrefectServer, Program
 
 # Before anything imports Prefect or MLflow: no calls home, quick flows, errors told by the tests themselves.
 os.environ.update(
@@ -39,3 +43,21 @@ def postgres() -> Iterator[Postgres]:
     """A real PostgreSQL on loopback, for all tests; ``postgres.fresh_database()`` gives each its own."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def team_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[PrefectServer]":
+    """A Prefect server as a team runs one: a process of its own, with its database and its UI."""
+    from tests.servers import running_server
+
+    with running_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def team_worker(team_server: "PrefectServer", tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Program]":
+    """A worker of that server's pool ``feedloop``.  A test that kills it starts it again."""
+    from tests.servers import running_worker
+
+    with running_worker(team_server, tmp_path_factory.mktemp("worker")) as worker:
+        yield worker

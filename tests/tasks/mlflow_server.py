@@ -47,7 +47,7 @@ def mlflow_server(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"PATH": path} | (more or {}),
+            env=environment,
             stdout=log,
             stderr=log,
             start_new_session=True,

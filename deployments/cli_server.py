@@ -1,0 +1,80 @@
+"""Commands that talk to a Prefect server: what waits for an approval, answering it, and registering deployments."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from deployments.cli_app import Config, Json, Reason, Verbose, Yes, session_of
+
+Which = Annotated[str, typer.Argument(help="Flow run (id, its first 6 or more characters, or name), or version.")]
+As = Annotated[str | None, typer.Option("--as", help="Who answers. [default: the user of this terminal]")]
+
+
+def pending(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
+    """What waits for an approval on the Prefect server: challenger, verdict, evidence, who asked, until when."""
+    return session_of(config, json, verbose).do("deployments.approvals:pending")
+
+
+def approve(
+    run_or_version: Which,
+    reason: Reason = "",
+    digest: Annotated[
+        str | None, typer.Option("--digest", help="Approve only this evidence: its digest, or the start of it.")
+    ] = None,
+    name: As = None,
+    config: Config = None,
+    yes: Yes = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Show the evidence of a promotion that waits, and approve it."""
+    return session_of(config, json, verbose).do(
+        "deployments.approvals:answer",
+        which=run_or_version,
+        approved=True,
+        reason=reason,
+        digest=digest,
+        name=name,
+        yes=yes,
+    )
+
+
+def reject(
+    run_or_version: Which,
+    reason: Reason = "",
+    name: As = None,
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Reject a promotion that waits: the champion stays."""
+    return session_of(config, json, verbose).do(
+        "deployments.approvals:answer",
+        which=run_or_version,
+        approved=False,
+        reason=reason,
+        digest=None,
+        name=name,
+        yes=True,
+    )
+
+
+def deploy(
+    pool: Annotated[
+        str, typer.Option("--pool", help="Work pool. It is made, of type process, if there is none of that name.")
+    ] = "feedloop",
+    config: Config = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Register the flows at the Prefect server, so that its workers can run them.  Repeating it changes nothing."""
+    return session_of(config, json, verbose).do("deployments.deploying:deploy", pool=pool)
+
+
+COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
+    ("pending", pending),
+    ("approve", approve),
+    ("reject", reject),
+    ("deploy", deploy),
+)

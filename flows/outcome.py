@@ -1,0 +1,18 @@
+"""How a run that changed nothing looks in the Prefect UI: completed, and called by what happened."""
+
+from typing import cast
+
+from prefect.states import Completed
+
+from ranking.results import Promotion
+
+NAMES = {"not_approved": "Rejected", "refused": "Refused"}
+
+
+def outcome(promotion: Promotion) -> Promotion:
+    """What a flow returns: its caller gets the promotion, and the UI shows *Rejected* or *Refused*."""
+    name = NAMES.get(promotion.status)
+    if name is None:
+        return promotion
+    # A flow that returns a state ends in that state, and its caller gets the state's data.
+    return cast(Promotion, Completed(name=name, message=promotion.reason, data=promotion))

@@ -1,0 +1,43 @@
+"""Propose a compared challenger for promotion: read the evidence, check that it may be promoted, ask, settle."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from flows.approval import request_approval
+from flows.outcome import outcome
+from flows.promote import promote
+from ranking.results import Promotion
+from settings.loading import load
+from tasks.registry import find_model, read_evidence, require_promotable
+from tasks.resuming import RESUMABLE
+
+
+@flow(name="propose", flow_run_name="propose-{challenger}", **RESUMABLE)
+def propose(
+    challenger: str,
+    force: bool = False,
+    reason: str = "",
+    requested_by: str | None = None,
+    config: str | None = None,
+    now: datetime | None = None,
+) -> Promotion:
+    """Promote a challenger, if its verdict allows it and somebody approves.  Otherwise the champion stays.
+
+    Args:
+        challenger: version or alias of the model to make champion.
+        force: although the verdict is not PROMOTE; needs a reason.
+        reason: why; it is written to the ledger.
+        requested_by: your name; with approval.requester_may_approve = false somebody else has to approve.
+        config: settings file; without one, feedloop.toml here.
+        now: pretend it is this moment (for replays).
+    """
+    settings = load(config)
+
+    target = find_model(challenger, **settings.store)
+    evidence = read_evidence(target, **settings.store)
+    require_promotable(
+        target, evidence, policy_digest=settings.policy_digest, forced=force, reason=reason, **settings.store
+    )
+    approval = request_approval(evidence, settings=settings, forced=force, requested_by=requested_by, now=now)
+    return outcome(promote(target.version, approval, force=force, reason=reason, config=config, now=now))
