@@ -67,7 +67,7 @@ def who_served(session: Session, *, at: datetime) -> int:
 
 def rollback(session: Session, *, to: str | None, reason: str) -> int:
     """``feedloop rollback``: straight to the registry, so that going back waits for no server."""
-    from tasks.registry import apply_rollback
+    from tasks.service import apply_rollback
 
     settings = session.settings
     now = now_of(session) or datetime.now(UTC)
@@ -100,10 +100,10 @@ def verify(session: Session) -> int:
 
 def prune(session: Session, *, version: str | None, dry_run: bool) -> int:
     """``feedloop prune``: RetentionError (7) when a version is named that must be kept."""
-    from tasks.registry import prune_versions
+    from tasks.service import prune_versions
 
     settings, output = session.settings, session.output
-    fates = prune_versions.fn(knobs=settings.retention, only=version, dry_run=dry_run, **settings.store)
+    fates = prune_versions(knobs=settings.retention, only=version, dry_run=dry_run, **settings.store)
     words = {Fate.KEEP: "kept", Fate.DROP_BYTES: "bytes dropped", Fate.DELETE: "deleted"}
     for keeping in fates:
         would = "would be " if dry_run and keeping.fate is not Fate.KEEP else ""

@@ -8,8 +8,9 @@ from flows.outcome import outcome
 from ranking.results import Approval, Promotion
 from settings.loading import load
 from tasks.clock import moment
-from tasks.registry import find_model, read_evidence, settle_promotion
+from tasks.registry import find_model, read_evidence
 from tasks.resuming import RESUMABLE
+from tasks.service import settle_promotion
 
 
 @flow(name="promote", flow_run_name="promote-{challenger}", **RESUMABLE)

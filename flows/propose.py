@@ -9,8 +9,9 @@ from flows.outcome import outcome
 from flows.promote import promote
 from ranking.results import Promotion
 from settings.loading import load
-from tasks.registry import find_model, read_evidence, require_promotable
+from tasks.registry import find_model, read_evidence
 from tasks.resuming import RESUMABLE
+from tasks.service import require_promotable
 
 
 @flow(name="propose", flow_run_name="propose-{challenger}", **RESUMABLE)

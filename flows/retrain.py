@@ -12,9 +12,10 @@ from settings.loading import load
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
-from tasks.registry import current_champion, features_read_by, record_evidence, register_challenger
+from tasks.registry import features_read_by, record_evidence, register_challenger
 from tasks.reports import write_report
 from tasks.resuming import RESUMABLE
+from tasks.service import current_champion
 from tasks.training import train_challenger
 from tasks.version import code_of_this_run
 

@@ -7,7 +7,7 @@ from prefect import flow
 from ranking.results import Rollback
 from settings.loading import load
 from tasks.clock import moment
-from tasks.registry import apply_rollback
+from tasks.service import apply_rollback
 
 
 @flow(name="rollback", log_prints=False)

@@ -27,6 +27,7 @@ from ranking.results import Decision, Evidence, LedgerEntry, ModelRef, Operation
 from settings.effects import RegistryKnobs
 from tasks import promotion as promotions
 from tasks import registry as tasks
+from tasks import service
 from tasks.adapters.mlflow_registry import MlflowRegistry
 from tasks.adapters.serving_check import verify_bundle, verify_serving
 from tasks.champion import reconcile, serving
@@ -728,14 +729,14 @@ class TestTasks:
 
     def test_champion_promotion_decline_and_rollback_by_settings(self, shop: Shop) -> None:
         where = {"registry": RegistryKnobs(), "workspace": str(shop.workspace)}
-        assert tasks.current_champion.fn(**where) is None
+        assert service.current_champion.fn(**where) is None
         assert tasks.champion_bundle(**where) is None
         first, second = tasks.registered_versions(**where)[:2]
         for challenger, champion in ((first, None), (second, first)):
             evidence = evidence_about(challenger, champion)
             tasks.record_evidence.fn(challenger=challenger, evidence=evidence, report=None, **where)
             assert tasks.read_evidence.fn(challenger, **where) == evidence
-            tasks.settle_promotion.fn(
+            service.settle_promotion.fn(
                 challenger=challenger,
                 evidence=evidence,
                 approval=approval_of(evidence),
@@ -746,9 +747,9 @@ class TestTasks:
                 now=NOW,
                 **where,
             )
-        assert tasks.current_champion.fn(**where) == second == tasks.find_model("champion", **where)
+        assert service.current_champion.fn(**where) == second == tasks.find_model("champion", **where)
         assert tasks.champion_bundle(**where).digest == second.digest
-        done = tasks.settle_promotion.fn(
+        done = service.settle_promotion.fn(
             challenger=second,
             evidence=evidence,
             approval=approval_of(evidence, approved=False),
@@ -760,7 +761,7 @@ class TestTasks:
             **where,
         )
         assert (done.status, done.champion, done.reason) == ("not_approved", second, "ada: the numbers are clear")
-        rolled = tasks.apply_rollback.fn(to=None, reason="clicks fell", actor="grace", now=NOW, **where)
+        rolled = service.apply_rollback.fn(to=None, reason="clicks fell", actor="grace", now=NOW, **where)
         assert rolled.champion == first
         assert [entry.operation.value for entry in tasks.ledger_entries(**where)] == [
             "promote",

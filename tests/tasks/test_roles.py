@@ -11,8 +11,7 @@ import pytest
 from ranking.approval import ApprovalRules
 from ranking.errors import AccessDenied
 from settings.effects import RegistryKnobs
-from tasks import promotion
-from tasks import registry as tasks
+from tasks import promotion, service
 from tasks.adapters.mlflow_errors import answered
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
@@ -104,7 +103,7 @@ def put(shop: Shop, version: str) -> None:
 def test_the_promoter_promotes_and_the_trainer_reads_who_serves(shop: Shop, server: str) -> None:
     with acting_as("trainer"):
         where = {"registry": RegistryKnobs(tracking_uri=server), "workspace": str(shop.workspace)}
-        champion = tasks.current_champion.fn(**where)
+        champion = service.current_champion.fn(**where)
         assert champion is not None
         assert champion.version == "1"
         assert shop.ledger.verify() == ()
