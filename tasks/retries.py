@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from prefect import runtime
 from prefect.client.schemas.objects import State
 
 from ranking.errors import RegistryUnavailable
@@ -24,16 +25,22 @@ class RetryOptions(TypedDict):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Retry ``errors``, once per delay."""
+    """Retry ``errors``, once per delay.
+
+    A run that somebody started by hand and waits for gives up after the first few: a clear error within half a
+    minute is worth more there than patience.  The run of a deployment sits an outage of minutes out.
+    """
 
     errors: tuple[type[Exception], ...]
     delays_seconds: tuple[float, ...]
+    watched: int
     jitter: float = 0.3
 
     def wants(self, task: Any, run: Any, state: State[Any]) -> bool:
-        """Whether the failed state holds one of the named errors."""
+        """Whether the failed state holds one of the named errors, and this run still has patience."""
         result = state.result(raise_on_failure=False)
-        return isinstance(result, self.errors)
+        patience = len(self.delays_seconds) if runtime.deployment.id else self.watched
+        return isinstance(result, self.errors) and run.run_count <= patience
 
     @property
     def options(self) -> RetryOptions:
@@ -46,5 +53,5 @@ class RetryPolicy:
         )
 
 
-RETRY_REGISTRY = RetryPolicy(errors=(RegistryUnavailable,), delays_seconds=(1, 5, 20))
-RETRY_STORAGE = RetryPolicy(errors=(ConnectionError, TimeoutError), delays_seconds=(1, 5, 20))
+RETRY_REGISTRY = RetryPolicy(errors=(RegistryUnavailable,), delays_seconds=(1, 4, 15, 30, 60), watched=2)
+RETRY_STORAGE = RetryPolicy(errors=(ConnectionError, TimeoutError), delays_seconds=(1, 4, 15, 30, 60), watched=2)

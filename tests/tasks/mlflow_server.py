@@ -17,7 +17,11 @@ from tests.tasks.tiny_models import with_database
 
 @contextmanager
 def mlflow_server(
-    folder: Path, database: str | None = None, more: dict[str, str] | None = None, options: tuple[str, ...] = ()
+    folder: Path,
+    database: str | None = None,
+    more: dict[str, str] | None = None,
+    options: tuple[str, ...] = (),
+    port: int | None = None,
 ) -> Iterator[str]:
     """Start a server; gives its tracking URI.
 
@@ -26,12 +30,11 @@ def mlflow_server(
         database: address of its database; without one an SQLite file in the folder.
         more: variables of its environment.
         options: more of its options.
+        port: where it listens; a free port if not given.
     """
-    if database is None:
+    if database is None and not (folder / "mlflow.db").exists():
         with_database(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -57,6 +60,13 @@ def mlflow_server(
             yield f"http://127.0.0.1:{port}"
         finally:
             stop(process)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
