@@ -79,7 +79,7 @@ class Site:
 
 
 def ramp(
-    site: Site, *, start: datetime = MONDAY, most_looks: int = 400, stop: int | None = None
+    site: Site, *, start: datetime = MONDAY, most_looks: int = 800, stop: int | None = None
 ) -> tuple[Rollout, int]:
     """Run a default canary until it ends, reaches stage ``stop`` or was looked at ``most_looks`` times."""
     rollout = begin("sim", Canary(), champion="1", challenger="2", actor="sim", reason="simulated", now=start)

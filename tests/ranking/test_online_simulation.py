@@ -35,7 +35,8 @@ def ramps(repetitions: int, *, stop: int | None = None, **site: float) -> tuple[
 def equal_canaries_hardly_ever_fall(repetitions: int, **site: float) -> None:
     ends, looks = ramps(repetitions, **site)
     assert min(looks) >= 100
-    assert (repetitions - ends[RolloutStatus.COMPLETED]) / repetitions <= 0.02, ends
+    assert ends[RolloutStatus.COMPLETED] + ends[RolloutStatus.ROLLED_BACK] + ends[RolloutStatus.INVALID] == repetitions
+    assert (ends[RolloutStatus.ROLLED_BACK] + ends[RolloutStatus.INVALID]) / repetitions <= 0.02, ends
 
 
 def harm_is_caught(repetitions: int, *, stop: int, **site: float) -> None:
@@ -59,7 +60,7 @@ def test_five_times_the_errors_are_caught_at_one_percent(bad_rate):
 @pytest.mark.slow
 @pytest.mark.parametrize("rhythm", [0.0, 0.6], ids=["steady", "days and weekends"])
 def test_equal_canaries_hardly_ever_fall_through_a_hundred_looks(rhythm):
-    equal_canaries_hardly_ever_fall(400, rhythm=rhythm)
+    equal_canaries_hardly_ever_fall(200, rhythm=rhythm)
 
 
 @pytest.mark.slow
