@@ -11,7 +11,7 @@ from rich.prompt import Confirm
 
 from deployments.server import prefect_server
 from deployments.session import Session
-from deployments.terminal import who
+from deployments.who import who
 from ranking.errors import ApprovalExpired, NothingToAnswer, ServerUnavailable, WrongEvidence
 from ranking.questions import Question
 from ranking.results import as_utc

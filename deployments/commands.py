@@ -1,10 +1,12 @@
 """What the commands do: call a flow or a task, and tell the result in words and as JSON."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from deployments.session import Session
-from deployments.terminal import asker, who
+from deployments.terminal import asker
+from deployments.times import now_of, utc
+from deployments.who import who
 from ranking.errors import StorageError
 from ranking.results import Promotion, Retraining, as_utc
 
@@ -126,18 +128,3 @@ def tell_promotion(session: Session, promotion: Promotion | None) -> None:
         output.say(f"Version {promotion.champion.version} is the champion now{before}.")
     else:
         output.say(f"The champion stays as it is: {promotion.reason}")
-
-
-def now_of(session: Session) -> datetime | None:
-    """The sample feed has a calendar of its own."""
-    from tasks.sample import SampleFeed
-
-    settings = session.settings
-    if not settings.is_sample:
-        return None
-    return SampleFeed(settings.sample_folder, settings.world, settings.data.window_days).now
-
-
-def utc(moment: datetime | None) -> datetime | None:
-    """A moment that was typed without a zone is meant in UTC."""
-    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)

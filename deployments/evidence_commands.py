@@ -120,7 +120,7 @@ def affordable(rows: int) -> int:
 
 def _shape(session: Session) -> "tuple[HoldoutShape, str]":
     """The holdout that the next challenger would be compared on, and in words what is known of the champion."""
-    from deployments.commands import now_of
+    from deployments.times import now_of
     from tasks.data import build_features, plan_split, take_snapshot
     from tasks.evaluation import holdout_shape
     from tasks.registry import champion_now, features_read_by

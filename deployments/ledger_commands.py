@@ -2,28 +2,27 @@
 
 from datetime import UTC, datetime
 
-from deployments.commands import now_of, utc
 from deployments.session import Session
-from deployments.terminal import who
+from deployments.times import now_of, utc
+from deployments.who import who
 from ranking.errors import LedgerBroken
 from ranking.results import LedgerEntry, as_utc
 from ranking.retention import Fate
+from tasks.champion import serving
+from tasks.stores import open_both
+from tasks.succession import served_at
 
 
 def status(session: Session) -> int:
     """``feedloop status``."""
-    from tasks.registry import champion_address, champion_now, ledger_entries, registered_versions
-
-    settings, output = session.settings, session.output
-    champion = champion_now(**settings.store)
-    entries = ledger_entries(**settings.store)
-    versions = registered_versions(**settings.store)
+    output = session.output
+    models, ledger = open_both(**session.settings.store)
+    champion, entries, versions = serving(models, ledger), ledger.entries(), models.versions()
     if champion is None:
         output.say("No champion yet. `feedloop run` makes one; `feedloop retrain` proposes one from your data.")
     else:
         output.say(f"Champion: version {champion.version}, digest {champion.digest[:16]}.")
-        address = champion_address(champion, **settings.store)
-        output.say(f"Load it as models:/{champion.name}@champion, which is {address} now.")
+        output.say(f"Load it as models:/{champion.name}@champion, which is {models.address(champion)} now.")
         if champion.learnt is not None:
             output.say(f"It learnt from {as_utc(champion.learnt.start)} to {as_utc(champion.learnt.end)}.")
     if entries:
@@ -35,9 +34,7 @@ def status(session: Session) -> int:
 
 def history(session: Session) -> int:
     """``feedloop history``."""
-    from tasks.registry import ledger_entries
-
-    entries = ledger_entries(**session.settings.store)
+    entries = open_both(**session.settings.store)[1].entries()
     for entry in entries:
         session.output.say(_line(entry))
     if not entries:
@@ -48,11 +45,8 @@ def history(session: Session) -> int:
 
 def who_served(session: Session, *, at: datetime) -> int:
     """``feedloop who-served``."""
-    from tasks.registry import ledger_entries
-    from tasks.succession import served_at
-
     moment = utc(at) or at
-    entries = ledger_entries(**session.settings.store)
+    entries = open_both(**session.settings.store)[1].entries()
     service = served_at(entries, moment)
     if service is None:
         start = f"; the first entry is of {as_utc(entries[0].at)}" if entries else ": the ledger is empty"
@@ -67,11 +61,11 @@ def who_served(session: Session, *, at: datetime) -> int:
 
 def rollback(session: Session, *, to: str | None, reason: str) -> int:
     """``feedloop rollback``: straight to the registry, so that going back waits for no server."""
-    from tasks.service import apply_rollback
+    from tasks.rollback import rollback as back
 
-    settings = session.settings
+    models, ledger = open_both(**session.settings.store)
     now = now_of(session) or datetime.now(UTC)
-    result = apply_rollback.fn(to=to, reason=reason, actor=who(), now=now, **settings.store)
+    result = back(models, ledger, to=to, reason=reason, actor=who(), now=now)
     session.output.say(
         f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
         f"Ledger entry {result.entry.number}: {reason}."
@@ -82,16 +76,15 @@ def rollback(session: Session, *, to: str | None, reason: str) -> int:
 
 def verify(session: Session) -> int:
     """``feedloop verify``: LedgerBroken (6) names every entry that was edited or is gone."""
-    from tasks.registry import ledger_breaks, ledger_entries
-
     settings = session.settings
-    breaks = ledger_breaks(**settings.store)
+    ledger = open_both(**settings.store)[1]
+    breaks = ledger.verify()
     if breaks:
         raise LedgerBroken(
             f"The ledger of {settings.registry.model_name!r} was changed after it was written: {'; '.join(breaks)}. "
             "Nothing is promoted or rolled back on it. Restore it from a backup."
         )
-    entries = ledger_entries(**settings.store)
+    entries = ledger.entries()
     head = f", the last one {entries[-1].hash}" if entries else ""
     session.output.say(f"Intact: {len(entries)} entries, each with the hash of the one before{head}.")
     session.output.finish(entries=len(entries), head=entries[-1].hash if entries else None, breaks=[])
@@ -100,10 +93,10 @@ def verify(session: Session) -> int:
 
 def prune(session: Session, *, version: str | None, dry_run: bool) -> int:
     """``feedloop prune``: RetentionError (7) when a version is named that must be kept."""
-    from tasks.service import prune_versions
+    from tasks.retention import prune as delete_surplus
 
     settings, output = session.settings, session.output
-    fates = prune_versions(knobs=settings.retention, only=version, dry_run=dry_run, **settings.store)
+    fates = delete_surplus(*open_both(**settings.store), settings.retention, only=version, dry_run=dry_run)
     words = {Fate.KEEP: "kept", Fate.DROP_BYTES: "bytes dropped", Fate.DELETE: "deleted"}
     for keeping in fates:
         would = "would be " if dry_run and keeping.fate is not Fate.KEEP else ""

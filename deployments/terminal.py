@@ -1,6 +1,5 @@
 """Approval at the terminal: ask the person there, take ``--yes``, or note that nobody was there."""
 
-import getpass
 import sys
 from datetime import datetime
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from rich.prompt import Prompt
 
 from deployments.output import Output
+from deployments.who import who
 from flows.approval import Asker
 from ranking.results import Approval, Evidence
 from tasks.reports import evidence_markdown
@@ -68,11 +68,3 @@ def _approval(
         evidence_digest=evidence.digest,
         at=now,
     )
-
-
-def who() -> str:
-    """The person at the keyboard, as the operating system knows them."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown user"

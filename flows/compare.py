@@ -10,6 +10,7 @@ from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
 from tasks.registry import features_read_by, find_model
+from tasks.service import current_champion
 from tasks.version import code_version
 
 
@@ -34,6 +35,7 @@ def compare(
     """
     settings = load(config, data_uri=data)
 
+    current_champion(**settings.store)  # mends the aliases, which may be what is compared
     old, new = find_model(champion, **settings.store), find_model(challenger, **settings.store)
     snapshot = take_snapshot(
         data=settings.data,

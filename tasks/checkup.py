@@ -19,8 +19,8 @@ from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import reconcile, serving
 from tasks.data import describe_log
-from tasks.registry import open_both
 from tasks.rollback import as_released
+from tasks.stores import open_both
 from tasks.succession import back_to
 
 LEAST_FREE_GIB = 2.0
@@ -88,6 +88,22 @@ def ledger(patient: Patient) -> Checked | str:
     return f"{len(patient.ledger.entries())} entries, intact."
 
 
+def one_ledger(patient: Patient) -> Checked | str:
+    """Two ledgers of one model are two truths: a worker without the setting would write to the other."""
+    knobs = patient.settings.registry
+    if knobs.ledger_uri is None:
+        return "It lies in MLflow, as nothing else is configured."
+    _, other = open_both(knobs.model_copy(update={"ledger_uri": None}), patient.settings.workspace)
+    forgotten = other.entries()
+    if forgotten:
+        sentence = (
+            f"registry.ledger_uri is set, and MLflow holds another ledger of this model with {len(forgotten)} entries. "
+            "Give every worker the same setting, and move the entries before the next promotion."
+        )
+        return Checked(name="one ledger", fine=False, sentence=sentence)
+    return "It lies in the configured database, and MLflow holds no other."
+
+
 def aliases(patient: Patient) -> str:
     """Mends the aliases, and says whether they were wrong."""
     before = patient.registry.aliases()
@@ -118,6 +134,7 @@ def _whole(patient: Patient, ref: ModelRef) -> str:
 ALONE: tuple[tuple[str, Callable[[Settings], Checked | str]], ...] = (("workspace", room), ("log", log))
 WITH_STORES: tuple[tuple[str, Callable[[Patient], Checked | str]], ...] = (
     ("ledger", ledger),
+    ("one ledger", one_ledger),
     ("aliases", aliases),
     ("champion", champion),
     ("way back", way_back),

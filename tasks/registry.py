@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import fsspec
 from prefect import runtime, task
 
-from ranking.errors import SettingsError, StorageError, UnknownModel
+from ranking.errors import StorageError, UnknownModel
 from ranking.features import Feature
 from ranking.results import (
     Evidence,
@@ -26,13 +26,13 @@ from ranking.results import (
     Trained,
 )
 from settings.effects import RegistryKnobs
-from tasks.adapters.ledger import Ledger, open_ledger
-from tasks.adapters.registry import CHALLENGER, Registry, open_registry
+from tasks.adapters.registry import CHALLENGER
 from tasks.adapters.storage import local_copy, temporary_folder
 from tasks.champion import serving
 from tasks.evidence import KeptEvidence, find
 from tasks.resuming import RESUMED
 from tasks.retries import RETRY_REGISTRY
+from tasks.stores import open_both, open_models
 
 if TYPE_CHECKING:
     from ranking.bundle import Bundle
@@ -61,7 +61,7 @@ def champion_bundle(registry: RegistryKnobs, workspace: str) -> "Bundle | None":
 
 def download_bundle(ref: ModelRef, registry: RegistryKnobs, workspace: str, folder: Path) -> Path:
     """Fetch a version's bundle into ``folder``, verified against its digest; returns the bundle's folder."""
-    return _registry(registry, workspace).download(ref, folder)
+    return open_models(registry, workspace).download(ref, folder)
 
 
 def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: str) -> tuple[Feature, ...]:
@@ -78,22 +78,12 @@ def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: s
 @task(name="require promotable", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -> ModelRef:
     """A version by number or alias.  Raises UnknownModel, which lists what there is."""
-    return _registry(registry, workspace).model(version_or_alias)
+    return open_models(registry, workspace).model(version_or_alias)
 
 
 def registered_versions(registry: RegistryKnobs, workspace: str) -> tuple[ModelRef, ...]:
     """All versions, oldest first."""
-    return _registry(registry, workspace).versions()
-
-
-def champion_address(champion: ModelRef, registry: RegistryKnobs, workspace: str) -> str:
-    """Which MLflow version the champion is now."""
-    return _registry(registry, workspace).address(champion)
-
-
-def ledger_breaks(registry: RegistryKnobs, workspace: str) -> tuple[str, ...]:
-    """Every entry of the ledger that was edited or is gone, in words; empty when it is intact."""
-    return open_both(registry, workspace)[1].verify()
+    return open_models(registry, workspace).versions()
 
 
 def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry, ...]:
@@ -130,7 +120,7 @@ def register_challenger(
     """
     from tasks.data import load_rows
 
-    models = _registry(registry, workspace)
+    models = open_models(registry, workspace)
     sample = load_rows(features, split.holdout).slice(0, GOLDEN_ROWS).to_pandas()
     with local_copy(trained.bundle_uri) as folder:
         ref = models.register(
@@ -164,7 +154,7 @@ def record_evidence(
         RegistryUnavailable: no answer.
         StorageError: the report cannot be read.
     """
-    models = _registry(registry, workspace)
+    models = open_models(registry, workspace)
     models.record(challenger, evidence)
     if report is None:
         return
@@ -188,7 +178,7 @@ def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str)
     Raises:
         UnknownModel: it was never compared.
     """
-    found = _registry(registry, workspace).evidence(challenger)
+    found = open_models(registry, workspace).evidence(challenger)
     if found is None:
         raise UnknownModel(
             f"Version {challenger.version} of {challenger.name!r} was never compared with a champion. Compare it first."
@@ -198,29 +188,4 @@ def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str)
 
 def find_evidence(identifier: str, registry: RegistryKnobs, workspace: str) -> KeptEvidence:
     """Stored evidence by version, alias or the start of its digest; see :func:`tasks.evidence.find`."""
-    return find(_registry(registry, workspace), identifier)
-
-
-def open_both(registry: RegistryKnobs, workspace: str) -> tuple[Registry, Ledger]:
-    """The registry of models, and the ledger of who serves."""
-    folder = _local(registry, workspace)
-    return (
-        open_registry(registry.tracking_uri, registry.model_name, folder),
-        open_ledger(registry.tracking_uri, registry.model_name, folder, registry.ledger_uri),
-    )
-
-
-def _registry(registry: RegistryKnobs, workspace: str) -> Registry:
-    return open_registry(registry.tracking_uri, registry.model_name, _local(registry, workspace))
-
-
-def _local(registry: RegistryKnobs, workspace: str) -> Path:
-    filesystem, path = fsspec.core.url_to_fs(workspace)
-    if "file" not in filesystem.protocol:
-        if registry.tracking_uri is None:
-            raise SettingsError(
-                f"The workspace {workspace} is not a local folder, so it cannot hold the embedded registry. "
-                "Set registry.tracking_uri to an MLflow server."
-            )
-        return Path.cwd()
-    return Path(path)
+    return find(open_models(registry, workspace), identifier)

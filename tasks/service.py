@@ -8,17 +8,15 @@ from prefect import task
 from ranking.approval import ApprovalRules
 from ranking.errors import AccessDenied
 from ranking.results import Approval, Evidence, LedgerEntry, ModelRef, Promotion, Rollback
-from ranking.retention import Keeping, RetentionKnobs
 from settings.effects import RegistryKnobs
 from tasks import promotion
 from tasks.champion import reconcile, serving
 from tasks.events import emit_entry
-from tasks.registry import open_both
 from tasks.reports import publish_entry
 from tasks.resuming import RESUMED
-from tasks.retention import prune
 from tasks.retries import RETRY_REGISTRY
 from tasks.rollback import rollback
+from tasks.stores import open_both
 
 logger = logging.getLogger("feedloop.service")
 
@@ -126,13 +124,3 @@ def _tell(model: str, entry: LedgerEntry | None) -> None:
     if entry is not None:
         emit_entry(model, entry)
         publish_entry(model, entry)
-
-
-def prune_versions(
-    *, knobs: RetentionKnobs, only: str | None, dry_run: bool, registry: RegistryKnobs, workspace: str
-) -> tuple[Keeping, ...]:
-    """Delete versions that nobody needs any more; see :func:`tasks.retention.prune`."""
-    fates = prune(*open_both(registry, workspace), knobs, only=only, dry_run=dry_run)
-    for keeping in fates:
-        logger.info("Version %s: %s, %s", keeping.version, keeping.fate, keeping.reason)
-    return fates
