@@ -10,6 +10,7 @@ from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
 from tasks.registry import features_read_by, find_model
+from tasks.serving import check_serving
 from tasks.version import code_version
 
 
@@ -44,6 +45,14 @@ def compare(
     )
     features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **settings.engine)
     split = plan_split(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
+    serving = check_serving(
+        challenger=new,
+        snapshot=snapshot,
+        features=features,
+        split=split,
+        registry=settings.registry,
+        **settings.engine,
+    )
     comparison = compare_models(
         challenger=new,
         champion=old,
@@ -52,6 +61,7 @@ def compare(
         split=split,
         gate=settings.gate,
         registry=settings.registry,
+        serving=serving,
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)

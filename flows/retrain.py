@@ -13,6 +13,7 @@ from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
 from tasks.registry import current_champion, features_read_by, record_evidence, register_challenger
 from tasks.reports import write_report
+from tasks.serving import check_serving
 from tasks.training import train_challenger
 from tasks.version import code_version
 
@@ -61,6 +62,14 @@ def retrain(
     challenger = register_challenger(
         trained=trained, snapshot=snapshot, features=features, split=split, **settings.store
     )
+    serving = check_serving(
+        challenger=challenger,
+        snapshot=snapshot,
+        features=features,
+        split=split,
+        registry=settings.registry,
+        **settings.engine,
+    )
     comparison = compare_models(
         challenger=challenger,
         champion=champion,
@@ -69,6 +78,7 @@ def retrain(
         split=split,
         gate=settings.gate,
         registry=settings.registry,
+        serving=serving,
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)

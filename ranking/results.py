@@ -209,8 +209,31 @@ class Lines(Value):
 class Costs(Value):
     """What serving the challenger costs.  ``None`` is not measured."""
 
-    latency_p99_milliseconds: NonNegativeFloat | None = None
-    size_megabytes: NonNegativeFloat | None = None
+    latency_p99_milliseconds: NonNegativeFloat | None = Field(
+        default=None,
+        description="99th percentile of scoring one request of 100 candidates by MLflow in a process of its own, "
+        "without the network.",
+    )
+    size_megabytes: NonNegativeFloat | None = Field(
+        default=None, description="The bundle's files on disk, in millions of bytes."
+    )
+
+
+class ServingCheck(Value):
+    """How the registered challenger answered MLflow alone, in a clean process, before anybody is asked about it.
+
+    ``reason`` says what was asked and how it was answered, or why it is not fit to serve.
+    """
+
+    passed: bool
+    reason: str
+    golden_rows: NonNegativeInt = Field(default=0, description="Rows kept with the model, with their scores of then.")
+    sampled_rows: NonNegativeInt = Field(default=0, description="Holdout rows, scored by the bundle beside it.")
+    worst_difference: NonNegativeFloat | None = Field(
+        default=None, description="Largest difference between the two scores of one row; None when not measurable."
+    )
+    edge_cases: tuple[str, ...] = Field(default=(), description="What else was asked, such as rows full of nulls.")
+    costs: Costs = Costs()
 
 
 class Comparison(Value):
@@ -244,6 +267,9 @@ class Comparison(Value):
     champion_lines: Lines | None = None
     challenger_lines: Lines | None = None
     costs: Costs = Costs()
+    serving: ServingCheck | None = Field(
+        default=None, description="None when nobody asked the registered challenger, as in a simulation."
+    )
 
     @property
     def metrics(self) -> tuple[MetricComparison, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from ranking.errors import ComparisonError, LeakageError
 from ranking.features import ColumnKnobs, FeatureGroup, HistoryKnobs
-from ranking.results import Comparison, FeatureTable, ModelRef, Snapshot, Split, Window
+from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Window
 from ranking.split import SplitKnobs
 from ranking.training import TrainingKnobs
 from ranking.verdict import GateKnobs
@@ -18,6 +18,7 @@ from settings.model import Settings
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models
 from tasks.registry import features_read_by, register_challenger
+from tasks.serving import check_serving
 from tasks.training import train_challenger
 
 KNOBS = WorldKnobs(users=200, items=80, requests_per_day=250)
@@ -93,6 +94,19 @@ class Loop:
             **settings.engine,
         )
 
+    def serving(
+        self, settings: Settings, step: tuple[Snapshot, FeatureTable, Split], challenger: ModelRef
+    ) -> ServingCheck:
+        snapshot, features, split = step
+        return check_serving.fn(
+            challenger=challenger,
+            snapshot=snapshot,
+            features=features,
+            split=split,
+            registry=settings.registry,
+            **settings.engine,
+        )
+
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
@@ -124,6 +138,16 @@ def test_two_models_with_other_columns_and_other_history_are_compared_on_the_sam
     names = {part.name for part in comparison.slices}
     assert {"new_users", "cold_items"} <= names
     assert any(name.startswith("item_category=") for name in names)
+
+
+@pytest.mark.parametrize("columns", [SMALL, LARGE], ids=["today's features", "other features than today's"])
+def test_a_registered_version_answers_in_a_clean_process_whatever_the_features_of_today(
+    loop: Loop, champion: ModelRef, columns: ColumnKnobs
+) -> None:
+    settings = loop.settings(columns)
+    found = loop.serving(settings, loop.prepared(settings, END, champion), champion)
+    assert found.passed, found.reason
+    assert (found.golden_rows, found.sampled_rows) == (32, 512)
 
 
 def test_a_champion_that_has_seen_a_day_of_the_holdout_is_refused_by_name(loop: Loop, champion: ModelRef) -> None:
