@@ -81,7 +81,9 @@ def compare_models(
         label_maturity_hours=split.label_maturity_hours,
         champion=champion,
         challenger=challenger,
+        challenger_features=new.facts.learnt,
         challenger_row_ids=_ids(rows),
+        champion_features=None if old is None else old.facts.learnt,
         champion_row_ids=None if old_rows is None else _ids(old_rows),
         trained_row_ids=_ids(learnt),
     )

@@ -15,6 +15,7 @@ from ranking.results import Confidence, Evidence, ModelRef
 from ranking.values import canonical_json, digest
 from ranking.verdict import GateKnobs, decide
 from settings.loading import load
+from tasks.adapters import serving_evidence
 from tasks.evidence import find
 from tasks.version import code_version
 from tests.deployments.test_cli import TOML as RETRAIN_TOML
@@ -289,3 +290,24 @@ def test_what_a_retraining_recorded_is_explained_and_comes_out_the_same(
     assert [finding["status"] for finding in stored["verdict"]["findings"] if finding["rule"] == "serving"] == ["ok"]
     attached = {path.name for path in tmp_path.rglob("report/*")}
     assert attached == {"report.md", "report.html", "report.png", "evidence.png"}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_challenger_that_does_not_serve_is_evidence_and_nobody_is_asked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "feedloop.toml").write_text(RETRAIN_TOML)
+    world_log().to_parquet(tmp_path / "log.parquet")
+    config = ["--config", str(tmp_path / "feedloop.toml"), "--json"]
+    monkeypatch.setattr(serving_evidence, "_CHILD", "raise SystemExit('ImportError: no torch here.')")
+    capfd.readouterr()
+    assert app(["retrain", "--yes", "--cutoff", "2026-01-10", *config], standalone_mode=False) == 0
+    retraining = json.loads(capfd.readouterr().out)["retraining"]
+    verdict = retraining["evidence"]["verdict"]
+    assert (verdict["decision"], verdict["confidence"]) == ("REJECT", "high")
+    assert "does not load in a clean process by MLflow alone: ImportError: no torch here." in verdict["reason"]
+    assert retraining["promotion"] is None
+    assert app(["explain", "1", *config], standalone_mode=False) == 0
+    explained = json.loads(capfd.readouterr().out)
+    assert explained["evidence"] == retraining["evidence"]
+    assert explained["ledger_entries"] == []

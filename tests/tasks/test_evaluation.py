@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ranking.errors import ComparisonError, LeakageError
+from ranking.errors import ComparisonError, LeakageError, TamperedBundle
 from ranking.features import ColumnKnobs, FeatureGroup, HistoryKnobs
 from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Window
 from ranking.split import SplitKnobs
@@ -157,6 +157,23 @@ def test_a_champion_that_has_seen_a_day_of_the_holdout_is_refused_by_name(loop: 
     late = Window(start=champion.learnt.start, end=step[2].holdout.start + timedelta(days=1))
     with pytest.raises(LeakageError, match=rf"champion version {champion.version} learnt .* 24\.0 h of the holdout"):
         loop.compared(settings, step, champion, champion.model_copy(update={"learnt": late}))
+
+
+def test_a_tampered_vocabulary_is_refused_by_the_name_of_its_file(loop: Loop, champion: ModelRef) -> None:
+    settings = loop.settings(SMALL)
+    step = loop.prepared(settings, END, None)
+    honest = {path: path.read_bytes() for path in loop.folder.rglob("artifacts/bundle/encoder.json")}
+    for path, content in honest.items():
+        path.write_bytes(content.replace(b"1", b"7", 1))
+    try:
+        with pytest.raises(TamperedBundle, match=r"encoder\.json has the sha256 .* do not serve it"):
+            loop.compared(settings, step, champion, None)
+        found = loop.serving(settings, step, champion)
+    finally:
+        for path, content in honest.items():
+            path.write_bytes(content)
+    assert not found.passed
+    assert "encoder.json has the sha256" in found.reason
 
 
 def test_a_slice_column_that_is_no_feature_is_refused_by_name(loop: Loop, champion: ModelRef) -> None:
