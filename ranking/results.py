@@ -196,6 +196,9 @@ class Agreement(Value):
     stability_index: float | None = Field(description="PSI of the challenger's scores against the champion's.")
     top_overlap: float | None = Field(description="Share of the champion's top of a list that the challenger keeps.")
     top: int = Field(description="Length of that top.")
+    overlaps: Curve | None = Field(
+        default=None, description="Length of the top against the share kept, where lists are longer than that."
+    )
 
 
 class Lines(Value):
@@ -211,8 +214,8 @@ class Costs(Value):
 
     latency_p99_milliseconds: NonNegativeFloat | None = Field(
         default=None,
-        description="99th percentile of scoring one request of 100 candidates by MLflow in a process of its own, "
-        "without the network.",
+        description="99th percentile of 100 requests, each of 100 candidates, scored by MLflow in a process of its "
+        "own on one thread, without the network; of three such rounds the quietest, since a busy machine only adds.",
     )
     size_megabytes: NonNegativeFloat | None = Field(
         default=None, description="The bundle's files on disk, in millions of bytes."
@@ -415,7 +418,7 @@ class Report(Value):
     markdown_uri: str
     html_uri: str = Field(description="The same in one file, with its pictures inside.")
     picture_uri: str = Field(description="ROC, calibration, AUC difference, training.")
-    evidence_picture_uri: str = Field(description="Intervals against margins, slices, score shift.")
+    evidence_picture_uri: str = Field(description="Intervals against margins, slices, score shift, top-k overlap.")
     title: str
 
 

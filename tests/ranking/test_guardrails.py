@@ -122,7 +122,9 @@ def test_a_budget_asks_only_when_it_is_set_and_not_measured_is_not_met():
     assert latency(fast, KNOBS) is None
     assert size(fast, KNOBS) is None
     assert latency(comparison(), tight).status is Status.UNPROVEN
-    assert latency(comparison(), tight).sentence == "The p99 latency was not measured; the budget is 20 ms."
+    assert latency(comparison(), tight).sentence == (
+        "The p99 latency of a request of 100 candidates was not measured; the budget is 20 ms."
+    )
     assert latency(fast, tight).status is Status.OK
     assert size(fast, tight).status is Status.HARM
     assert size(fast, tight).sentence == "The bundle size is 9 MB of a budget of 5."
