@@ -1,5 +1,6 @@
 """Commands about the gate itself: tell stored evidence, decide it again, and show what the thresholds do."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ranking.results import LedgerEntry, ModelRef, as_utc
 if TYPE_CHECKING:
     from ranking.gate_check import GateCheck, Scenario
     from ranking.gate_world import HoldoutShape
+    from ranking.verdict import GateKnobs
     from tasks.evidence import KeptEvidence
 
 SECONDS = 60
@@ -104,7 +106,7 @@ def gate_check(session: Session, *, repetitions: int | None, seed: int) -> int:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("Simulating", total=SCENARIOS * number)
         result = check_gate(shape, gate, repetitions=number, seed=seed, after_each=lambda: progress.advance(bar))
-    output.markdown("\n".join(_told(result)))
+    output.markdown("\n".join(_told(result, settings.gate)))
     output.finish(gate_check=result)
     return 0
 
@@ -170,7 +172,7 @@ def _other(session: Session, champion: ModelRef | None) -> ModelRef | None:
     return None
 
 
-def _told(result: "GateCheck") -> list[str]:
+def _told(result: "GateCheck", gate: "GateKnobs") -> list[str]:
     """The error rates as Markdown."""
     equal, harmful = result.false_promotion_rate, result.harmful_promotion_rate
     lines = [
@@ -186,7 +188,26 @@ def _told(result: "GateCheck") -> list[str]:
             f"- Smallest true AUC gain that is promoted with 80 % probability: about "
             f"{result.minimum_detectable_effect:.4f}, if no guardrail objects."
         )
-    return lines
+    return [*lines, f"- Slices: {_slices(result.shape)}.", f"- Not simulated: {_not_simulated(result, gate)}"]
+
+
+def _slices(shape: "HoldoutShape") -> str:
+    """The simulated slices: standing ones by name, those of a column counted."""
+    columns = Counter(name.split("=", 1)[0] for name in shape.slices if "=" in name)
+    named = [name for name in shape.slices if "=" not in name]
+    return ", ".join([*named, *(f"{column} ({count} values)" for column, count in columns.items())]) or "none"
+
+
+def _not_simulated(result: "GateCheck", gate: "GateKnobs") -> str:
+    """What a simulation cannot know, and the budgets that therefore were not asked."""
+    limits = {"latency": gate.max_latency_p99_milliseconds, "size": gate.max_size_megabytes}
+    units = {"latency": "ms", "size": "MB"}
+    budgets = [f"{name} (budget {limit:g} {units[name]})" for name, limit in limits.items() if limit is not None]
+    names = [name for name in result.not_simulated if name not in limits] + (budgets or ["latency and size"])
+    return (
+        f"{', '.join(names)}. A simulated model has no files: these are measured on every registered challenger, "
+        "and what they refuse comes off the rates above."
+    )
 
 
 def _row(scenario: "Scenario") -> str:

@@ -11,6 +11,7 @@ from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
 from tasks.registry import features_read_by, find_model
 from tasks.service import current_champion
+from tasks.serving import check_serving
 from tasks.version import code_version
 
 
@@ -46,6 +47,14 @@ def compare(
     )
     features = build_features(snapshot=snapshot, spec=settings.feature_spec(snapshot.log), **settings.engine)
     split = plan_split(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
+    serving = check_serving(
+        challenger=new,
+        snapshot=snapshot,
+        features=features,
+        split=split,
+        registry=settings.registry,
+        **settings.engine,
+    )
     comparison = compare_models(
         challenger=new,
         champion=old,
@@ -54,6 +63,7 @@ def compare(
         split=split,
         gate=settings.gate,
         registry=settings.registry,
+        serving=serving,
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)

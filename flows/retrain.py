@@ -16,6 +16,7 @@ from tasks.registry import features_read_by, record_evidence, register_challenge
 from tasks.reports import write_report
 from tasks.resuming import RESUMABLE
 from tasks.service import current_champion
+from tasks.serving import check_serving
 from tasks.training import train_challenger
 from tasks.version import code_of_this_run
 
@@ -66,6 +67,14 @@ def retrain(
     challenger = register_challenger(
         trained=trained, snapshot=snapshot, features=features, split=split, **settings.store
     )
+    serving = check_serving(
+        challenger=challenger,
+        snapshot=snapshot,
+        features=features,
+        split=split,
+        registry=settings.registry,
+        **settings.engine,
+    )
     comparison = compare_models(
         challenger=challenger,
         champion=champion,
@@ -74,6 +83,7 @@ def retrain(
         split=split,
         gate=settings.gate,
         registry=settings.registry,
+        serving=serving,
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)

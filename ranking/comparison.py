@@ -25,6 +25,7 @@ from ranking.results import (
     MetricComparison,
     ModelRef,
     ScoreHealth,
+    ServingCheck,
     SliceComparison,
     Window,
 )
@@ -42,7 +43,7 @@ def compare(
     challenger: ModelRef,
     holdout: Window,
     snapshot_fingerprint: str,
-    costs: Costs | None = None,
+    serving: ServingCheck | None = None,
     confidence_level: float = 0.95,
     exploration: bool = False,
     report: bool = True,
@@ -55,7 +56,7 @@ def compare(
         challenger: who wants to.
         holdout: the time span the rows come from.
         snapshot_fingerprint: of the snapshot the rows come from.
-        costs: measured latency and size of the challenger.
+        serving: how the registered challenger answered, with its latency and size; None when nobody asked it.
         confidence_level: of the two-sided intervals.
         exploration: all rows were chosen at random, not by the champion.
         report: also measure what is only shown: NDCG, MRR, ECE, PSI, overlap, curves.
@@ -90,7 +91,8 @@ def compare(
         champion_scores=old_health,
         challenger_scores=health,
         score_correlation=None if broken or rows.champion is None else correlation(rows.champion, rows.challenger),
-        costs=costs or Costs(),
+        costs=serving.costs if serving else Costs(),
+        serving=serving,
         **extra,
     )
 

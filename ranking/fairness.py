@@ -23,7 +23,9 @@ def assert_fair(
     label_maturity_hours: float,
     champion: ModelRef | None,
     challenger: ModelRef,
+    challenger_features: Window,
     challenger_row_ids: NDArray[Any],
+    champion_features: Window | None = None,
     champion_row_ids: NDArray[Any] | None = None,
     trained_row_ids: NDArray[Any] | None = None,
 ) -> None:
@@ -38,7 +40,10 @@ def assert_fair(
         label_maturity_hours: time after which a label is final.
         champion: who serves; ``None`` for the first model ever.
         challenger: who was just trained.
+        challenger_features: time span that its bundle says vocabularies and scalers were fitted on.  History
+            features need no cut-off of their own: each is as of strictly before its row.
         challenger_row_ids: (N,) rows the challenger scored.
+        champion_features: the same of the champion's bundle.
         champion_row_ids: (N,) rows the champion scored.
         trained_row_ids: (M,) rows of the same snapshot that the challenger learnt from.
 
@@ -56,7 +61,9 @@ def assert_fair(
     assert_unseen(holdout, challenger.learnt, gap_hours, f"challenger version {challenger.version}")
     if champion is not None and champion.learnt is not None:
         assert_unseen(holdout, champion.learnt, gap_hours, f"champion version {champion.version}")
+    _assert_features_end_before(holdout, challenger_features, f"challenger version {challenger.version}")
     if champion is not None:
+        _assert_features_end_before(holdout, champion_features, f"champion version {champion.version}")
         _assert_same_rows(champion_row_ids, challenger_row_ids)
     if trained_row_ids is not None:
         _assert_not_trained_on(challenger_row_ids, trained_row_ids, challenger)
@@ -70,6 +77,13 @@ def _assert_mature(holdout: Window, cutoff: datetime, label_maturity_hours: floa
             f"The holdout ends {as_utc(holdout.end)}, but labels are final only {label_maturity_hours:g} h before the "
             f"cut-off {as_utc(cutoff)}: its last {late:g} h may still turn into clicks. End the holdout earlier."
         )
+
+
+def _assert_features_end_before(holdout: Window, fitted: Window | None, who: str) -> None:
+    """The bundle's own word, which its digest covers; the registry's record could be changed."""
+    if fitted is None:
+        raise LeakageError(f"The bundle of {who} does not say what its vocabularies and scalers were fitted on.")
+    assert_unseen(holdout, fitted, 0.0, f"the vocabularies and scalers of {who}")
 
 
 def _assert_same_rows(champion: NDArray[Any] | None, challenger: NDArray[Any]) -> None:

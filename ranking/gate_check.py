@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ranking.comparison import compare
 from ranking.gate_world import HoldoutShape, scored, world
+from ranking.guardrails import ON_ARTIFACT, ON_SCORES
 from ranking.results import Decision, Estimate, ModelRef, Window
 from ranking.values import Value
 from ranking.verdict import GateKnobs, decide
@@ -52,6 +53,9 @@ class GateCheck(Value):
     harmful_promotion_rate: float = Field(description="Share of worse challengers that were promoted.")
     power: float = Field(description="Share of clearly better challengers that were promoted.")
     minimum_detectable_effect: float | None = Field(description="Median over the equal challengers.")
+    not_simulated: tuple[str, ...] = Field(
+        description="Guardrails that were not asked, since they need a registered model; every real verdict asks them."
+    )
 
 
 def check_gate(
@@ -66,14 +70,11 @@ def check_gate(
 
     Args:
         shape: the holdout, from ``gate_world.shape_of`` or by hand.
-        knobs: the gate as configured.  Budgets count as met.
+        knobs: the gate as configured.  What needs a registered model is not asked (``not_simulated``).
         repetitions: holdouts drawn per scenario; 200 give rates to about 2 percentage points.
         seed: of everything random.
         after_each: called after each of the ``SCENARIOS * repetitions`` holdouts, to show how far it is.
     """
-    free = knobs.model_copy(
-        update={"max_latency_p99_milliseconds": None, "max_size_megabytes": None, "slice_columns": ()}
-    )
     gains = {
         "equal": 0.0,
         "slightly better": knobs.min_auc_improvement,
@@ -81,7 +82,7 @@ def check_gate(
         "harmful": -2 * knobs.max_auc_degradation,
     }
     runs = {
-        name: _run(name, shape, gain, knobs=free, repetitions=repetitions, seed=seed, after_each=after_each)
+        name: _run(name, shape, gain, knobs=knobs, repetitions=repetitions, seed=seed, after_each=after_each)
         for name, gain in gains.items()
     }
     by_name = {name: scenario for name, (scenario, _) in runs.items()}
@@ -94,6 +95,7 @@ def check_gate(
         harmful_promotion_rate=by_name["harmful"].promoted.value,
         power=by_name["clearly better"].promoted.value,
         minimum_detectable_effect=runs["equal"][1],
+        not_simulated=tuple(rule.__name__ for rule in ON_ARTIFACT),
     )
 
 
@@ -123,9 +125,10 @@ def _run(
             confidence_level=knobs.confidence_level,
             report=False,
         )
-        verdict = decide(comparison, knobs)
+        verdict = decide(comparison, knobs, ON_SCORES)
         decisions.append(verdict.decision)
-        explored.append(decide(comparison, knobs.model_copy(update={"exploration_holdout": True})).decision)
+        random = knobs.model_copy(update={"exploration_holdout": True})
+        explored.append(decide(comparison, random, ON_SCORES).decision)
         measured = comparison.auc.difference
         if measured is not None and measured.low is not None and measured.high is not None:
             gains.append(measured.value)

@@ -6,17 +6,22 @@ of its own, which also differ by user, by item and by row; the stronger model se
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from ranking import metrics
-from ranking.placements import FloatArray, IntArray
+from ranking.placements import BoolArray, FloatArray, IntArray
 from ranking.scored import Scored
 from ranking.values import Value
 
 _SAMPLE = 20_000
 """Rows drawn to find how much signal gives a wanted AUC; its error is about 0.003 AUC."""
+
+
+_OWNED = 0.9
+"""Intraclass correlation above which being in a slice belongs to the user, or to the item."""
 
 
 class Shares(Value):
@@ -29,6 +34,15 @@ class Shares(Value):
     def row(self) -> float:
         """What is left for single rows."""
         return max(1 - self.user - self.item, 0.0)
+
+
+class SliceShape(Value):
+    """How large a slice is, and what it is made of."""
+
+    share: float = Field(ge=0, le=1, description="Share of the users, items or rows in it.")
+    of: Literal["users", "items", "rows"] = Field(
+        default="users", description="Whole users, whole items, or single rows."
+    )
 
 
 class HoldoutShape(Value):
@@ -44,8 +58,9 @@ class HoldoutShape(Value):
     signal: Shares = Field(default=Shares(user=0.3, item=0.3), description="Where the champion's logits vary.")
     change: Shares = Field(default=Shares(user=0.1, item=0.2), description="Where the two models' logits differ.")
     change_sd: float = Field(default=0.3, gt=0, description="Standard deviation of the logits' difference.")
-    slices: dict[str, float] = Field(
-        default={"new_users": 0.1, "cold_items": 0.1}, description="Share of the users in each slice."
+    slices: dict[str, SliceShape] = Field(
+        default={"new_users": SliceShape(share=0.1), "cold_items": SliceShape(share=0.1, of="items")},
+        description="By name; the slices of one column, such as device=phone and device=tv, do not overlap.",
     )
 
 
@@ -123,7 +138,7 @@ def draw(found: World, rows: int, rng: np.random.Generator) -> Draw:
 
 
 def scored(found: World, seed: int, *, challenger_is_better: bool) -> Scored:
-    """One simulated holdout, scored by both models.  Slices are sets of users."""
+    """One simulated holdout, scored by both models."""
     rng = np.random.default_rng(seed)
     shape = found.shape
     drawn = draw(found, shape.rows, rng)
@@ -136,8 +151,24 @@ def scored(found: World, seed: int, *, challenger_is_better: bool) -> Scored:
         users=drawn.users,
         items=drawn.items,
         row_ids=np.arange(shape.rows),
-        slices={name: (rng.random(shape.users) < share)[drawn.users] for name, share in shape.slices.items()},
+        slices=_slices(shape, drawn, rng),
     )
+
+
+def _slices(shape: HoldoutShape, drawn: Draw, rng: np.random.Generator) -> dict[str, BoolArray]:
+    """Masks (N,): each user, item or row falls into one value of a column at most."""
+    codes = {"users": drawn.users, "items": drawn.items, "rows": np.arange(shape.rows)}
+    sizes = {"users": shape.users, "items": shape.items, "rows": shape.rows}
+    families: dict[tuple[str, str], list[str]] = {}
+    for name, part in shape.slices.items():
+        families.setdefault((name.split("=", 1)[0], part.of), []).append(name)
+    masks: dict[str, BoolArray] = {}
+    for (_, of), names in families.items():
+        edges = np.cumsum([shape.slices[name].share for name in names])
+        # A place beyond the last edge is in none of them.
+        place = np.searchsorted(edges, rng.random(sizes[of]), side="right")[codes[of]]
+        masks |= {name: place == number for number, name in enumerate(names)}
+    return masks
 
 
 def shape_of(holdout: Scored) -> HoldoutShape:
@@ -164,8 +195,18 @@ def shape_of(holdout: Scored) -> HoldoutShape:
         signal=_variance_shares(logits, users, items),
         change=_variance_shares(change, users, items) if changed else Shares(user=0.1, item=0.2),
         change_sd=float(change.std()) if changed else 0.3,
-        slices={name: float(mask.mean()) for name, mask in rows.slices.items()},
+        slices={name: _slice_shape(mask, users, items) for name, mask in rows.slices.items()},
     )
+
+
+def _slice_shape(mask: BoolArray, users: IntArray, items: IntArray) -> SliceShape:
+    """Share of the rows, and whose property it is to be in the slice: it varies between them, not within."""
+    inside = mask.astype(np.float64)
+    user, item = _between(inside, users), _between(inside, items)
+    of: Literal["users", "items", "rows"] = "rows"
+    if max(user, item) > _OWNED:
+        of = "users" if user >= item else "items"
+    return SliceShape(share=float(inside.mean()), of=of)
 
 
 def _variance_shares(values: FloatArray, users: IntArray, items: IntArray) -> Shares:

@@ -12,6 +12,7 @@ from ranking.scored import Checked
 from ranking.toplists import Lists
 
 TOP = 10
+TOPS = (1, 3, 5, 10, 20)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ def reported(rows: Checked) -> dict[str, Any]:
             stability_index=metrics.population_stability(old.scores, new.scores),
             top_overlap=toplists.top_overlap(old.lists, new.lists, TOP),
             top=TOP,
+            overlaps=_overlaps(old.lists, new.lists),
         )
     return shown
+
+
+def _overlaps(champion: Lists, challenger: Lists) -> Curve | None:
+    """The share of the champion's top that is kept, for each length of top that some list exceeds."""
+    kept = [(float(top), toplists.top_overlap(champion, challenger, top)) for top in TOPS]
+    measured = [(top, share) for top, share in kept if share is not None]
+    return Curve(x=tuple(top for top, _ in measured), y=tuple(share for _, share in measured)) if measured else None
 
 
 def _model(rows: Checked, scores: FloatArray) -> _Model:

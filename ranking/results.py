@@ -219,6 +219,9 @@ class Agreement(Value):
     stability_index: float | None = Field(description="PSI of the challenger's scores against the champion's.")
     top_overlap: float | None = Field(description="Share of the champion's top of a list that the challenger keeps.")
     top: int = Field(description="Length of that top.")
+    overlaps: Curve | None = Field(
+        default=None, description="Length of the top against the share kept, where lists are longer than that."
+    )
 
 
 class Lines(Value):
@@ -232,8 +235,31 @@ class Lines(Value):
 class Costs(Value):
     """What serving the challenger costs.  ``None`` is not measured."""
 
-    latency_p99_milliseconds: NonNegativeFloat | None = None
-    size_megabytes: NonNegativeFloat | None = None
+    latency_p99_milliseconds: NonNegativeFloat | None = Field(
+        default=None,
+        description="99th percentile of 100 requests, each of 100 candidates, scored by MLflow in a process of its "
+        "own on one thread, without the network; of three such rounds the quietest, since a busy machine only adds.",
+    )
+    size_megabytes: NonNegativeFloat | None = Field(
+        default=None, description="The bundle's files on disk, in millions of bytes."
+    )
+
+
+class ServingCheck(Value):
+    """How the registered challenger answered MLflow alone, in a clean process, before anybody is asked about it.
+
+    ``reason`` says what was asked and how it was answered, or why it is not fit to serve.
+    """
+
+    passed: bool
+    reason: str
+    golden_rows: NonNegativeInt = Field(default=0, description="Rows kept with the model, with their scores of then.")
+    sampled_rows: NonNegativeInt = Field(default=0, description="Holdout rows, scored by the bundle beside it.")
+    worst_difference: NonNegativeFloat | None = Field(
+        default=None, description="Largest difference between the two scores of one row; None when not measurable."
+    )
+    edge_cases: tuple[str, ...] = Field(default=(), description="What else was asked, such as rows full of nulls.")
+    costs: Costs = Costs()
 
 
 class Comparison(Value):
@@ -267,6 +293,9 @@ class Comparison(Value):
     champion_lines: Lines | None = None
     challenger_lines: Lines | None = None
     costs: Costs = Costs()
+    serving: ServingCheck | None = Field(
+        default=None, description="None when nobody asked the registered challenger, as in a simulation."
+    )
 
     @property
     def metrics(self) -> tuple[MetricComparison, ...]:
@@ -454,7 +483,7 @@ class Report(Value):
     markdown_uri: str
     html_uri: str = Field(description="The same in one file, with its pictures inside.")
     picture_uri: str = Field(description="ROC, calibration, AUC difference, training.")
-    evidence_picture_uri: str = Field(description="Intervals against margins, slices, score shift.")
+    evidence_picture_uri: str = Field(description="Intervals against margins, slices, score shift, top-k overlap.")
     title: str
 
 

@@ -20,15 +20,12 @@ from pydantic import Field
 
 from ranking.clusters import critical
 from ranking.guardrails import GUARDRAILS, check, worst
-from ranking.guardrails.findings import Rule
+from ranking.guardrails.findings import POWER, Rule
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.results import Comparison, Confidence, Decision, Estimate, Finding, Status, Verdict
 
 TOLERANCE = 1e-12
 """Thresholds are compared with this slack: in floats 0.29 - 0.28 is less than 0.01."""
-
-POWER = 0.8
-"""Probability with which the minimum detectable effect is promoted."""
 
 
 class GateKnobs(GuardrailKnobs):

@@ -14,7 +14,7 @@ from ranking.errors import ComparisonError
 from ranking.fairness import assert_fair
 from ranking.features import Schema
 from ranking.gate_world import HoldoutShape, shape_of
-from ranking.results import Comparison, FeatureTable, ModelRef, Snapshot, Split, Verdict, as_utc
+from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Verdict, as_utc
 from ranking.verdict import GateKnobs, decide
 from settings.effects import RegistryKnobs
 from tasks.adapters.storage import temporary_folder
@@ -44,6 +44,7 @@ def compare_models(
     registry: RegistryKnobs,
     workspace: str,
     warehouse: str,
+    serving: ServingCheck | None = None,
 ) -> Comparison:
     """Score both models on the holdout, each through its own bundle and its own features.
 
@@ -57,6 +58,7 @@ def compare_models(
         registry: where the bundles are.
         workspace: where a champion with other features gets a table of its own.
         warehouse: the engine that builds it.
+        serving: how the registered challenger answered; None when nobody asked it, and then it is not promoted.
 
     Raises:
         LeakageError: a model has seen rows of the holdout, or could have.
@@ -71,8 +73,8 @@ def compare_models(
     learnt = load_rows(features, split.learnt)
     if log.exploration:
         logged = _explored(logged, log.exploration, split)
-    rows = _rows_for(new, logged, features, snapshot, split, workspace, warehouse)
-    old_rows = None if old is None else _rows_for(old, logged, features, snapshot, split, workspace, warehouse)
+    rows = rows_for(new, logged, features, snapshot, split, workspace, warehouse)
+    old_rows = None if old is None else rows_for(old, logged, features, snapshot, split, workspace, warehouse)
     assert_fair(
         holdout=split.holdout,
         cutoff=snapshot.cutoff,
@@ -80,7 +82,9 @@ def compare_models(
         label_maturity_hours=split.label_maturity_hours,
         champion=champion,
         challenger=challenger,
+        challenger_features=new.facts.learnt,
         challenger_row_ids=_ids(rows),
+        champion_features=None if old is None else old.facts.learnt,
         champion_row_ids=None if old_rows is None else _ids(old_rows),
         trained_row_ids=_ids(learnt),
     )
@@ -100,6 +104,7 @@ def compare_models(
         challenger=challenger,
         holdout=split.holdout,
         snapshot_fingerprint=snapshot.fingerprint,
+        serving=serving,
         confidence_level=gate.confidence_level,
         exploration=log.exploration is not None,
     )
@@ -142,7 +147,7 @@ def holdout_shape(
             return None
         with temporary_folder() as folder:
             bundle = Bundle.load(download_bundle(model, registry, workspace, folder / "bundle"), model.digest)
-        return bundle.score(_rows_for(bundle, rows, features, snapshot, split, workspace, warehouse))
+        return bundle.score(rows_for(bundle, rows, features, snapshot, split, workspace, warehouse))
 
     serving = scores(champion)
     changed = serving if other is None or serving is None else scores(other)
@@ -182,7 +187,7 @@ def _champion(champion: ModelRef | None, registry: RegistryKnobs, workspace: str
     return Bundle.load(download_bundle(champion, registry, workspace, folder / "champion"), champion.digest)
 
 
-def _rows_for(
+def rows_for(
     bundle: Bundle,
     rows: pa.Table,
     features: FeatureTable,

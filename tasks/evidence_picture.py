@@ -1,4 +1,4 @@
-"""The report's second picture: what decided.  Intervals against margins, slices, and how the scores moved."""
+"""The report's second picture: what decided.  Intervals against margins, slices, and how scores and lists moved."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ SLICES = 14
 
 
 def evidence_picture(comparison: Comparison, verdict: Verdict, gate: GateKnobs) -> bytes:
-    """Draw every gating number against its margin, the slices, and both models' scores.
+    """Draw every gating number against its margin, the slices, both models' scores, and the tops of their lists.
 
     Args:
         comparison: the numbers.
@@ -33,9 +33,10 @@ def evidence_picture(comparison: Comparison, verdict: Verdict, gate: GateKnobs) 
     figure = titled_figure(comparison, verdict)
     halves = figure.subfigures(1, 2, squeeze=False)[0]
     _gauges(halves[0], gauges(comparison, verdict, gate))
-    slices, scores = halves[1].subplots(2, 1)
+    slices, scores, tops = halves[1].subplots(3, 1, height_ratios=(2.2, 1.3, 1))
     _slices(slices, comparison, verdict, gate)
     _scores(scores, comparison)
+    _tops(tops, comparison)
     return png(figure)
 
 
@@ -56,10 +57,11 @@ def _gauge(axes: "Axes", gauge: Gauge) -> None:
             limit.words,
             (limit.at, 0.97),
             xycoords=("data", "axes fraction"),
-            xytext=(-3, 0),
+            # Beside its line, on the side where it is not read across a neighbouring one.
+            xytext=(-3, 0) if limit.forbids else (3, 0),
             textcoords="offset points",
             rotation=90,
-            ha="right",
+            ha="right" if limit.forbids else "left",
             va="top",
             fontsize=7,
             color=BAD if limit.forbids else GOOD,
@@ -122,8 +124,7 @@ def _slices(axes: "Axes", comparison: Comparison, verdict: Verdict, gate: GateKn
     axes.set_yticks(range(len(shown)), [_slice_name(part) for part in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    told = f"ΔAUC and interval of each slice alone (rows); red line: the margin of {-gate.slice_auc_margin:g}"
-    axes.set_xlabel(told, fontsize=8)
+    axes.set_xlabel(f"ΔAUC of each slice alone; red line: margin of {-gate.slice_auc_margin:g}", fontsize=8)
 
 
 def _gain(part: SliceComparison) -> float:
@@ -174,8 +175,19 @@ def _shift(comparison: Comparison) -> str:
     parts = [f"correlation {correlation:.3f}" if correlation is not None else "correlation not measured"]
     if agreement is not None and agreement.stability_index is not None:
         parts.insert(0, f"PSI {agreement.stability_index:.3f}")
-    if agreement is not None and agreement.top_overlap is not None:
-        parts.append(f"top-{agreement.top} overlap {agreement.top_overlap:.0%}")
-    else:
-        parts.append("top overlap not measured")
     return ", ".join(parts)
+
+
+def _tops(axes: "Axes", comparison: Comparison) -> None:
+    """How much of each list's top stays, for several lengths of top."""
+    axes.set_title("Share of the top of a list that is kept", loc="left", fontsize=11)
+    kept = comparison.agreement.overlaps if comparison.agreement is not None else None
+    if kept is None:
+        why = "one model: nothing to keep" if comparison.champion is None else "no list is long enough"
+        axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return
+    bars = axes.bar([f"top {length:.0f}" for length in kept.x], kept.y, color=CHALLENGER, width=0.6)
+    axes.bar_label(bars, [f"{share:.0%}" for share in kept.y], fontsize=8, padding=1)
+    axes.set(ylim=(0, 1.25), yticks=[])
+    axes.spines[["left", "right", "top"]].set_visible(False)

@@ -21,7 +21,7 @@ logger = logging.getLogger("feedloop.reports")
 
 PICTURES = {
     "report.png": "ROC, calibration, AUC difference and training",
-    "evidence.png": "Gating numbers against their margins, slices and score shift",
+    "evidence.png": "Gating numbers against their margins, slices, score shift and top-k overlap",
 }
 """File and what it shows."""
 
@@ -134,10 +134,17 @@ def evidence_markdown(evidence: Evidence) -> str:
         f"{as_utc(comparison.holdout.start)} to {as_utc(comparison.holdout.end)}.",
         "",
         *_metrics(comparison),
+        *_agreement(comparison),
     ]
     if verdict.findings:
         lines += ["", "| guardrail | status | finding |", "| --- | --- | --- |"]
         lines += [f"| {finding.rule} | {finding.status} | {_cell(finding.sentence)} |" for finding in verdict.findings]
+    if verdict.minimum_detectable_effect is not None:
+        lines += [
+            "",
+            "Smallest true AUC gain that this holdout promotes with 80 % probability: "
+            f"{verdict.minimum_detectable_effect:.4f}.",
+        ]
     if verdict.missing:
         lines += ["", "Missing for a firmer verdict:", "", *(f"- {what}" for what in verdict.missing)]
     return "\n".join([*lines, "", *_provenance(evidence)]) + "\n"
@@ -172,7 +179,27 @@ def _cell(text: str) -> str:
 
 
 def _number(estimate: Estimate | None) -> str:
-    return "not measured" if estimate is None else f"{estimate.value:.4f}"
+    """A value and, where it is known, how far its interval reaches to either side."""
+    if estimate is None:
+        return "not measured"
+    reach = "" if estimate.high is None else f" ± {estimate.high - estimate.value:.4f}"
+    return f"{estimate.value:.4f}{reach}"
+
+
+def _agreement(comparison: Comparison) -> list[str]:
+    """How alike the two models' scores and lists are, in a sentence."""
+    agreement, correlation = comparison.agreement, comparison.score_correlation
+    if comparison.champion is None:
+        return []
+    parts = [f"correlate by {correlation:.3f}" if correlation is not None else "have no correlation to measure"]
+    if agreement is not None and agreement.stability_index is not None:
+        parts.append(f"have shifted by a PSI of {agreement.stability_index:.3f}")
+    kept = ""
+    if agreement is not None and agreement.overlaps is not None:
+        tops = zip(agreement.overlaps.x, agreement.overlaps.y, strict=True)
+        told = ", ".join(f"{share:.0%} of its top {length:.0f}" for length, share in tops)
+        kept = f" Of the champion's lists the challenger keeps {told}."
+    return ["", f"The two models' scores {' and '.join(parts)}.{kept}"]
 
 
 def _provenance(evidence: Evidence) -> list[str]:
@@ -189,6 +216,12 @@ def _provenance(evidence: Evidence) -> list[str]:
             f"{training.architecture}, {training.parameters:,} parameters, best epoch {training.best_epoch + 1} of "
             f"{len(training.epochs)}, {training.rows_per_second:,.0f} rows/s on {training.device}, "
             f"seed {training.seed}."
+        )
+    costs = evidence.comparison.costs
+    if costs.latency_p99_milliseconds is not None and costs.size_megabytes is not None:
+        lines.append(
+            f"Serving a request of 100 candidates takes {costs.latency_p99_milliseconds:.3g} ms (99th percentile, "
+            f"MLflow in a process of its own, one thread, no network); the bundle has {costs.size_megabytes:.3g} MB."
         )
     lines.append(
         f"Snapshot `{evidence.comparison.snapshot_fingerprint[:16]}`, model digest "

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from ranking.comparison import Scored, compare
-from ranking.results import Evidence, ModelRef, Verdict, Window
+from ranking.results import Costs, Evidence, ModelRef, ServingCheck, Verdict, Window
 from ranking.verdict import GateKnobs, decide
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
@@ -46,6 +46,15 @@ def evidence(*, better: float = 0.8, rows: int = 40_000, champion: str | None = 
         challenger=model(challenger),
         holdout=HOLDOUT,
         snapshot_fingerprint="f" * 64,
+        serving=ServingCheck(
+            passed=True,
+            reason="Loaded by MLflow alone in a clean process, version 2 answered as in training.",
+            golden_rows=32,
+            sampled_rows=512,
+            worst_difference=3e-8,
+            edge_cases=("one row", "no row"),
+            costs=Costs(latency_p99_milliseconds=3.25, size_megabytes=0.31),
+        ),
     )
     return Evidence(comparison=comparison, verdict=decide(comparison, GateKnobs()), policy_digest="p" * 64)
 

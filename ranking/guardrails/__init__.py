@@ -3,7 +3,7 @@
 Each rule looks at one thing of a ``Comparison`` and gives a ``Finding``: ``ok`` (proven fine),
 ``unproven`` (not enough evidence, or not measured) or ``harm`` (proven bad), with its numbers and a
 sentence; or ``None`` when it does not apply (nothing is "non-inferior" to no champion).  A new rule
-is one function in a file of this package and one line in ``GUARDRAILS``.
+is one function in a file of this package and one word in one of the two lists below.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,17 @@ from ranking.guardrails.findings import Rule
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.guardrails.quality import calibration, gauc, log_loss
 from ranking.guardrails.sanity import evidence, latency, score_sanity, size
+from ranking.guardrails.serving import serving
 from ranking.guardrails.slices import slices
 from ranking.results import Comparison, Finding, Status
 
-GUARDRAILS: tuple[Rule, ...] = (score_sanity, evidence, log_loss, gauc, calibration, latency, size, slices)
+ON_SCORES: tuple[Rule, ...] = (score_sanity, evidence, log_loss, gauc, calibration, slices)
+"""Need labels and scores alone, so that a simulation can ask them."""
+
+ON_ARTIFACT: tuple[Rule, ...] = (serving, latency, size)
+"""Need the registered model itself."""
+
+GUARDRAILS: tuple[Rule, ...] = (*ON_SCORES, *ON_ARTIFACT)
 
 _ORDER = (Status.OK, Status.UNPROVEN, Status.HARM)
 

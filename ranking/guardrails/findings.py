@@ -6,6 +6,9 @@ from ranking.clusters import critical
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.results import Comparison, Estimate, Finding, Status
 
+POWER = 0.8
+"""Probability with which an effect called detectable is detected."""
+
 Rule = Callable[[Comparison, GuardrailKnobs], Finding | None]
 
 

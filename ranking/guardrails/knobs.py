@@ -45,7 +45,8 @@ class GuardrailKnobs(Knobs):
         default=20, description="Fewest users, and fewest items, for standard errors to be trusted."
     )
     max_latency_p99_milliseconds: PositiveFloat | None = Field(
-        default=None, description="Budget for the 99th percentile of scoring one request; none unless set."
+        default=None,
+        description="Budget for the 99th percentile of scoring a request of 100 candidates; none unless set.",
     )
     max_size_megabytes: PositiveFloat | None = Field(
         default=None, description="Budget for the bundle's size on disk; none unless set."

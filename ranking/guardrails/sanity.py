@@ -54,7 +54,9 @@ def evidence(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:
 def latency(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:
     """Scoring one request is fast enough, when there is a budget."""
     measured = comparison.costs.latency_p99_milliseconds
-    return _budget("latency", "p99 latency", "ms", measured, knobs.max_latency_p99_milliseconds)
+    return _budget(
+        "latency", "p99 latency of a request of 100 candidates", "ms", measured, knobs.max_latency_p99_milliseconds
+    )
 
 
 def size(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:
@@ -69,5 +71,9 @@ def _budget(rule: str, what: str, unit: str, measured: float | None, budget: flo
         return finding(rule, Status.UNPROVEN, f"The {what} was not measured; the budget is {budget:g} {unit}.")
     status = Status.OK if measured <= budget else Status.HARM
     return finding(
-        rule, status, f"The {what} is {measured:g} {unit} of a budget of {budget:g}.", measured=measured, budget=budget
+        rule,
+        status,
+        f"The {what} is {measured:.3g} {unit} of a budget of {budget:g}.",
+        measured=measured,
+        budget=budget,
     )

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-from ranking.guardrails.findings import finding
+from ranking.clusters import critical
+from ranking.guardrails.findings import POWER, finding
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.placements import BoolArray, FloatArray
 from ranking.results import Comparison, Finding, SliceComparison, Status
@@ -15,6 +17,7 @@ from ranking.results import Comparison, Finding, SliceComparison, Status
 class SliceTest:
     """One metric in one slice, turned so that positive is worse."""
 
+    part: str
     words: str
     worse: float
     se: float
@@ -44,9 +47,30 @@ def slices(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:
         return finding("slices", Status.UNPROVEN, f"No slice was measured for {', '.join(absent)}.", **numbers)
     small = len(comparison.slices) - len(tests) // 2
     note = f" {small} more have fewer than {knobs.slice_min_positives} clicks or non-clicks, or one user or item."
+    blind, seen = _blind_spot(tests, knobs.slice_family_error)
     return finding(
-        "slices", Status.OK, f"None of {len(tests) // 2} slices is proven worse.{note if small else ''}", **numbers
+        "slices",
+        Status.OK,
+        f"None of {len(tests) // 2} slices is proven worse.{note if small else ''}{blind}",
+        **numbers,
+        log_loss_harm_seen=seen,
     )
+
+
+def _blind_spot(tests: Sequence[SliceTest], family_error: float) -> tuple[str, float | None]:
+    """How much worse the least certain slice's log loss must be to be seen, in words and as a share.
+
+    Seen means blamed by Holm's first and strictest step, with 80 % probability.
+    """
+    if not tests:
+        return "", None
+    least = max(tests[1::2], key=lambda test: test.se)
+    reach = critical(1 - family_error / len(tests), least.clusters) + NormalDist().inv_cdf(POWER)
+    seen = reach * least.se
+    return (
+        f" The least certain is {least.part}: there, a log loss worse by {seen:.1%} would be seen with {POWER:.0%} "
+        "probability, and less may stay unseen."
+    ), seen
 
 
 def _tests(part: SliceComparison, knobs: GuardrailKnobs) -> list[SliceTest]:
@@ -58,8 +82,11 @@ def _tests(part: SliceComparison, knobs: GuardrailKnobs) -> list[SliceTest]:
     clusters = min(part.users, part.items)
     change = loss.value / base.value
     return [
-        SliceTest(f"{part.name} (AUC {area.value:+.4f})", -area.value, area.se, knobs.slice_auc_margin, clusters),
         SliceTest(
+            part.name, f"{part.name} (AUC {area.value:+.4f})", -area.value, area.se, knobs.slice_auc_margin, clusters
+        ),
+        SliceTest(
+            part.name,
             f"{part.name} (log loss {change:+.2%})",
             change,
             loss.se / base.value,

@@ -104,11 +104,11 @@ def read_golden(package: Path) -> "pd.DataFrame":
     return pd.read_parquet(package / GOLDEN_FILE)
 
 
-def model_rows(bundle: "Bundle", sample: "pd.DataFrame") -> "pd.DataFrame":
-    """The columns the model reads, in its order, as its signature asks for them."""
+def model_rows(bundle: "Bundle", sample: "pd.DataFrame", most: int = GOLDEN_ROWS) -> "pd.DataFrame":
+    """The columns the model reads, in its order, as its signature asks for them; the first ``most`` rows."""
     if sample.empty:
         raise RegistryError("A model is registered with a few sample rows, and there are 0. Pass rows of the holdout.")
-    rows = sample.head(GOLDEN_ROWS).reindex(columns=list(bundle.encoder.columns)).reset_index(drop=True)
+    rows = sample.head(most).reindex(columns=list(bundle.encoder.columns)).reset_index(drop=True)
     return rows.astype({scaler.name: "float64" for scaler in bundle.encoder.scalers})
 
 

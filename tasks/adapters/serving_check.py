@@ -1,14 +1,12 @@
 """Does a registered version really serve?  Asked the way a third party would: MLflow alone, in a clean process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranking.errors import BundleError
 from ranking.results import ModelRef
+from tasks.adapters.clean_process import ask_in_clean_process
 from tasks.adapters.mlflow_package import BUNDLE_FOLDER, GOLDEN_SCORE, read_golden
 from tasks.adapters.registry import Registry
 from tasks.adapters.storage import temporary_folder
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 """Largest difference between two scores of one row that still counts as the same answer."""
-
-TIMEOUT_SECONDS = 180.0
 
 _CHILD = """
 import json, sys
@@ -42,7 +38,7 @@ def verify_bundle(registry: Registry, ref: ModelRef) -> None:
         BundleError: it does not answer as it did when it was trained.
     """
     with temporary_folder() as folder:
-        _verified_package(registry, ref, folder)
+        verified_package(registry, ref, folder)
 
 
 def verify_serving(registry: Registry, ref: ModelRef) -> None:
@@ -55,11 +51,17 @@ def verify_serving(registry: Registry, ref: ModelRef) -> None:
         BundleError: it does not load, or does not answer as it did when it was trained.
     """
     with temporary_folder() as folder:
-        package, golden = _verified_package(registry, ref, folder)
+        package, golden = verified_package(registry, ref, folder)
         _compare(ref, "MLflow in a clean process", _serve(ref, package, golden, folder), golden[GOLDEN_SCORE])
 
 
-def _verified_package(registry: Registry, ref: ModelRef, folder: Path) -> "tuple[Path, pd.DataFrame]":
+def verified_package(registry: Registry, ref: ModelRef, folder: Path) -> "tuple[Path, pd.DataFrame]":
+    """A version's package and its golden requests, which its bundle answers in this process as in training.
+
+    Raises:
+        TamperedBundle: the bytes are not those that were registered.
+        BundleError: it does not answer as it did when it was trained.
+    """
     from ranking.bundle import Bundle
 
     package = registry.package(ref, folder)
@@ -74,28 +76,7 @@ def _serve(ref: ModelRef, package: Path, golden: "pd.DataFrame", folder: Path) -
 
     questions, answers = folder / "rows.parquet", folder / "scores.json"
     golden.drop(columns=[GOLDEN_SCORE]).to_parquet(questions, index=False)
-    try:
-        # -P and another working directory: nothing of this project may be found but by being installed.
-        done = subprocess.run(  # noqa: S603 (this interpreter, on arguments made here)
-            [sys.executable, "-P", "-c", _CHILD, str(package), str(questions), str(answers)],
-            cwd=folder,
-            env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise BundleError(
-            f"Version {ref.version} of {ref.name!r} did not answer {len(golden)} rows in a clean process within "
-            f"{TIMEOUT_SECONDS:.0f} s. It is not fit to serve; train again, or look at the machine's load."
-        ) from error
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise BundleError(
-            f"Version {ref.version} of {ref.name!r} does not load in a clean process by MLflow alone: {last[0]} "
-            "It is not fit to serve. Register the model again."
-        )
+    ask_in_clean_process(ref, _CHILD, (package, questions, answers), folder)
     return np.asarray(json.loads(answers.read_text(encoding="utf-8")), dtype=np.float64)
 
 

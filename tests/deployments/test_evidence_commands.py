@@ -15,6 +15,7 @@ from ranking.results import Confidence, Evidence, ModelRef
 from ranking.values import canonical_json, digest
 from ranking.verdict import GateKnobs, decide
 from settings.loading import load
+from tasks.adapters import serving_evidence
 from tasks.evidence import find
 from tasks.version import code_version
 from tests.deployments.test_cli import TOML as RETRAIN_TOML
@@ -235,6 +236,20 @@ def test_gate_check_simulates_holdouts_like_the_log_with_and_without_a_champion(
     assert again["shape"]["change_sd"] != alone["gate_check"]["shape"]["change_sd"]
 
 
+def test_gate_check_says_which_slices_it_simulates_and_which_budgets_it_cannot(desk: Desk) -> None:
+    rows().to_parquet(desk.folder / "log.parquet")
+    budgets = "max_latency_p99_milliseconds = 20\nmax_size_megabytes = 5\n"
+    with (desk.folder / "feedloop.toml").open("a") as file:
+        file.write(f'[gate]\nslice_columns = ["device"]\n{budgets}')
+    code, out, err = desk.run("gate-check", "--repetitions", "2")
+    assert code == 0, err
+    assert "Slices: new_users, cold_items, device (2 values)." in out
+    assert "Not simulated: serving, latency (budget 20 ms), size (budget 5 MB)." in out
+    checked = desk.json("gate-check", "--repetitions", "2")[1]["gate_check"]
+    assert checked["shape"]["slices"]["device=phone"]["of"] == "rows"
+    assert checked["not_simulated"] == ["serving", "latency", "size"]
+
+
 def test_fewer_holdouts_are_drawn_the_larger_they_are() -> None:
     assert [affordable(rows) for rows in (1_000, 100_000, 1_000_000, 10**9)] == [200, 73, 10, 10]
 
@@ -268,5 +283,31 @@ def test_what_a_retraining_recorded_is_explained_and_comes_out_the_same(
     assert explained["evidence_digest"] == digest(stored)
     assert explained["ledger_entries"] == ([retraining["promotion"]["entry"]] if retraining["promotion"] else [])
     assert Path(retraining["report"]["html_uri"]).is_file()
+    served = stored["comparison"]["serving"]
+    assert served["passed"], served["reason"]
+    assert served["costs"] == stored["comparison"]["costs"]
+    assert served["costs"]["latency_p99_milliseconds"] > 0
+    assert [finding["status"] for finding in stored["verdict"]["findings"] if finding["rule"] == "serving"] == ["ok"]
     attached = {path.name for path in tmp_path.rglob("report/*")}
     assert attached == {"report.md", "report.html", "report.png", "evidence.png"}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_challenger_that_does_not_serve_is_evidence_and_nobody_is_asked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "feedloop.toml").write_text(RETRAIN_TOML)
+    world_log().to_parquet(tmp_path / "log.parquet")
+    config = ["--config", str(tmp_path / "feedloop.toml"), "--json"]
+    monkeypatch.setattr(serving_evidence, "_CHILD", "raise SystemExit('ImportError: no torch here.')")
+    capfd.readouterr()
+    assert app(["retrain", "--yes", "--cutoff", "2026-01-10", *config], standalone_mode=False) == 0
+    retraining = json.loads(capfd.readouterr().out)["retraining"]
+    verdict = retraining["evidence"]["verdict"]
+    assert (verdict["decision"], verdict["confidence"]) == ("REJECT", "high")
+    assert "does not load in a clean process by MLflow alone: ImportError: no torch here." in verdict["reason"]
+    assert retraining["promotion"] is None
+    assert app(["explain", "1", *config], standalone_mode=False) == 0
+    explained = json.loads(capfd.readouterr().out)
+    assert explained["evidence"] == retraining["evidence"]
+    assert explained["ledger_entries"] == []

@@ -5,7 +5,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from ranking.comparison import Scored, compare
-from ranking.results import Comparison, Estimate, MetricComparison, ModelRef, ScoreHealth, Window
+from ranking.results import (
+    Comparison,
+    Costs,
+    Estimate,
+    MetricComparison,
+    ModelRef,
+    ScoreHealth,
+    ServingCheck,
+    Window,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,6 +31,14 @@ def model(version: str, learnt: Window | None = LEARNT) -> ModelRef:
 
 
 CHAMPION, CHALLENGER = model("1"), model("2")
+SERVES = ServingCheck(
+    passed=True,
+    reason="Version 2 answered as in training.",
+    golden_rows=32,
+    sampled_rows=512,
+    worst_difference=1e-8,
+    costs=Costs(latency_p99_milliseconds=4.0, size_megabytes=9.0),
+)
 
 
 def metric(name: str, champion: float | None, challenger: float | None, se: float | None = 0.0) -> MetricComparison:
@@ -57,6 +74,7 @@ def comparison(
         "constant_log_loss": 0.5,
         "challenger_scores": ScoreHealth(missing=0, outside=0, certain=0, lowest=0.01, highest=0.9, mean=0.2),
         "score_correlation": 0.95,
+        "serving": SERVES,
     }
     return Comparison(**(fields | changes))
 
@@ -68,6 +86,7 @@ def measured(scored: Scored, **changes: object) -> Comparison:
         "challenger": CHALLENGER,
         "holdout": HOLDOUT,
         "snapshot_fingerprint": "f" * 64,
+        "serving": SERVES,
     }
     return compare(scored, **(fields | changes))
 

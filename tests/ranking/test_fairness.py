@@ -21,7 +21,9 @@ def fair(**changes):
         "label_maturity_hours": 24.0,
         "champion": model("1", days(0, 7)),
         "challenger": model("2", days(1, 8)),
+        "challenger_features": days(1, 8),
         "challenger_row_ids": ROWS,
+        "champion_features": days(0, 7),
         "champion_row_ids": ROWS.copy(),
         "trained_row_ids": np.arange(100),
     }
@@ -53,6 +55,20 @@ def test_a_champion_without_a_recorded_window_is_left_to_the_verdict():
 def test_a_challenger_without_a_recorded_window_is_refused():
     with pytest.raises(LeakageError, match="Challenger version 2 has no recorded training window"):
         fair(challenger=model("2", learnt=None))
+
+
+@pytest.mark.parametrize("who", ["champion", "challenger"])
+def test_features_fitted_on_the_holdouts_time_are_refused_by_name(who):
+    fair(**{f"{who}_features": days(1, 9)})
+    with pytest.raises(LeakageError, match=rf"vocabularies and scalers of {who} version \d .* 2\.4 h of the holdout"):
+        fair(**{f"{who}_features": days(1, 9.1)})
+
+
+def test_a_champion_without_a_recorded_window_is_still_asked_what_its_bundle_was_fitted_on():
+    with pytest.raises(LeakageError, match="vocabularies and scalers of champion version 1"):
+        fair(champion=model("1", learnt=None), champion_features=days(0, 10))
+    with pytest.raises(LeakageError, match="champion version 1 does not say"):
+        fair(champion=model("1", learnt=None), champion_features=None)
 
 
 def test_labels_that_may_still_turn_into_clicks_are_refused_with_how_much_too_late():

@@ -14,7 +14,7 @@ from ranking import influence
 from ranking.clusters import Clusters, InfluenceSums, estimate
 from ranking.comparison import Scored
 from ranking.gate_check import check_gate
-from ranking.gate_world import HoldoutShape, Shares, scored, shape_of, world
+from ranking.gate_world import HoldoutShape, Shares, SliceShape, scored, shape_of, world
 from ranking.guardrails.slices import slices
 from ranking.metrics import log_loss
 from ranking.results import Decision, Estimate, MetricComparison, Status
@@ -175,7 +175,34 @@ def test_a_holdouts_shape_is_recovered_from_its_rows():
     assert found.auc == pytest.approx(0.72, abs=0.02)
     assert found.change.user == pytest.approx(0.1, abs=0.03)
     assert found.change.item == pytest.approx(0.2, abs=0.05)
-    assert found.slices["new_users"] == pytest.approx(0.1, abs=0.03)
+    new, cold = found.slices["new_users"], found.slices["cold_items"]
+    assert (new.of, new.share) == ("users", pytest.approx(0.1, abs=0.03))
+    assert (cold.of, cold.share) == ("items", pytest.approx(0.1, abs=0.06))
+
+
+def test_values_of_one_column_never_overlap_and_belong_to_whom_they_belonged_to_in_the_log():
+    parts = {
+        "device=phone": SliceShape(share=0.5),
+        "device=tv": SliceShape(share=0.3),
+        "hour=late": SliceShape(share=0.2, of="rows"),
+    }
+    parts["category=news"] = SliceShape(share=0.4, of="items")
+    shape = HoldoutShape(rows=60_000, users=3_000, items=900, click_rate=0.2, auc=0.72, slices=parts)
+    drawn = scored(world(shape, 0.0, seed=7), 1, challenger_is_better=True)
+    assert not (drawn.slices["device=phone"] & drawn.slices["device=tv"]).any()
+    found = shape_of(drawn).slices
+    assert {name: part.of for name, part in found.items()} == {name: part.of for name, part in parts.items()}
+    for name, part in parts.items():
+        assert found[name].share == pytest.approx(part.share, abs=0.08)
+
+
+def test_a_gate_check_asks_the_configured_slice_columns_and_blocks_when_none_of_their_values_is_large_enough():
+    parts = {"new_users": SliceShape(share=0.1), "cold_items": SliceShape(share=0.1, of="items")}
+    shape = HoldoutShape(rows=30_000, users=1_500, items=600, click_rate=0.2, auc=0.7, slices=parts)
+    gate = EXPLORED.model_copy(update={"slice_columns": ("device",), "min_auc_improvement": 0.02})
+    assert check_gate(shape, gate, repetitions=3, seed=1).power == 0.0
+    phones = shape.model_copy(update={"slices": parts | {"device=phone": SliceShape(share=0.6)}})
+    assert check_gate(phones, gate, repetitions=3, seed=1).power == 1.0
 
 
 def test_a_gate_check_repeats_and_tells_the_error_rates_in_words():
@@ -185,5 +212,6 @@ def test_a_gate_check_repeats_and_tells_the_error_rates_in_words():
     names = [scenario.name for scenario in checked.scenarios]
     assert names == ["equal", "slightly better", "clearly better", "harmful"]
     assert checked.harmful_promotion_rate == 0.0
+    assert checked.not_simulated == ("serving", "latency", "size")
     assert checked.scenarios[3].mean_gain < 0 < checked.scenarios[2].mean_gain
     assert checked.scenarios[3].sentence.startswith("harmful (-0.0100 AUC): 0.0% promoted")

@@ -11,9 +11,10 @@ from ranking.guardrails import GUARDRAILS, check, worst
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.guardrails.quality import calibration, gauc, log_loss
 from ranking.guardrails.sanity import evidence, latency, score_sanity, size
+from ranking.guardrails.serving import serving
 from ranking.guardrails.slices import holm, slices
-from ranking.results import Costs, Finding, ScoreHealth, SliceComparison, Status
-from tests.ranking.gate_values import comparison, measured, metric, random_scored
+from ranking.results import Costs, Finding, ScoreHealth, ServingCheck, SliceComparison, Status
+from tests.ranking.gate_values import SERVES, comparison, measured, metric, random_scored
 
 KNOBS = GuardrailKnobs(slice_names=())
 
@@ -121,10 +122,29 @@ def test_a_budget_asks_only_when_it_is_set_and_not_measured_is_not_met():
     assert latency(fast, KNOBS) is None
     assert size(fast, KNOBS) is None
     assert latency(comparison(), tight).status is Status.UNPROVEN
-    assert latency(comparison(), tight).sentence == "The p99 latency was not measured; the budget is 20 ms."
+    assert latency(comparison(), tight).sentence == (
+        "The p99 latency of a request of 100 candidates was not measured; the budget is 20 ms."
+    )
     assert latency(fast, tight).status is Status.OK
     assert size(fast, tight).status is Status.HARM
     assert size(fast, tight).sentence == "The bundle size is 9 MB of a budget of 5."
+
+
+def test_a_challenger_that_does_not_serve_is_harm_and_one_that_nobody_asked_is_not_fine():
+    assert serving(comparison(), KNOBS).status is Status.OK
+    assert serving(comparison(), KNOBS).sentence == "Version 2 answered as in training."
+    broken = ServingCheck(passed=False, reason="Version 2 does not load in a clean process: no torch.")
+    found = serving(comparison(serving=broken), KNOBS)
+    assert (found.status, found.sentence) == (Status.HARM, broken.reason)
+    unasked = serving(comparison(serving=None), KNOBS)
+    assert unasked.status is Status.UNPROVEN
+    assert "was not asked through MLflow in a clean process" in unasked.sentence
+
+
+def test_the_costs_of_a_comparison_are_those_of_its_serving_check():
+    scored = random_scored(500, users=30, items=30)
+    assert measured(scored).costs == SERVES.costs
+    assert measured(scored, serving=None).costs == Costs()
 
 
 def part(name, auc=0.70, loss=0.40, se=0.001, **changes):
@@ -157,6 +177,15 @@ def test_a_slice_is_blamed_only_when_proven_worse(parts, status, said):
     assert said in found.sentence
 
 
+def test_the_slices_say_how_much_harm_the_least_certain_of_them_could_hide():
+    found = slices(comparison(slices=(part("a"), part("b", se=0.02))), KNOBS)
+    # Four tests share 5 %: 2.25 standard errors (199 degrees of freedom) are blamed, 0.84 more give 80 % power.
+    assert found.numbers["log_loss_harm_seen"] == pytest.approx((2.25 + 0.84) * 0.02, rel=0.01)
+    assert (
+        "The least certain is b: there, a log loss worse by 6.2% would be seen with 80% probability" in found.sentence
+    )
+
+
 def test_an_expected_slice_that_was_not_measured_is_not_fine():
     knobs = GuardrailKnobs(slice_columns=("device",))
     found = slices(comparison(slices=(part("new_users"),)), knobs)
@@ -186,14 +215,15 @@ def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_va
 
 def test_without_a_champion_only_the_rules_on_the_challenger_itself_ask():
     found = check(measured(random_scored(5000, users=200, items=100, champion=None)), KNOBS)
-    assert [finding.rule for finding in found] == ["score_sanity", "evidence", "calibration"]
+    assert [finding.rule for finding in found] == ["score_sanity", "evidence", "calibration", "serving"]
 
 
 def test_every_rule_answers_a_measured_comparison_with_a_sentence_and_numbers():
     knobs = GuardrailKnobs(slice_names=("new_users",), max_latency_p99_milliseconds=5, max_size_megabytes=5)
     scored = random_scored(20_000, users=500, items=200)
     scored = random_scored(20_000, users=500, items=200, slices={"new_users": scored.users < 90})
-    found = check(measured(scored, costs=Costs(latency_p99_milliseconds=1, size_megabytes=1)), knobs)
+    quick = SERVES.model_copy(update={"costs": Costs(latency_p99_milliseconds=1, size_megabytes=1)})
+    found = check(measured(scored, serving=quick), knobs)
     assert [finding.rule for finding in found] == [rule.__name__ for rule in GUARDRAILS]
     assert all(finding.status is Status.OK and finding.sentence and finding.numbers for finding in found)
 

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ranking.comparison import Scored
-from ranking.results import Confidence, Decision, ScoreHealth
+from ranking.results import Confidence, Decision, ScoreHealth, ServingCheck
 from ranking.verdict import GateKnobs, decide
 from tests.ranking.gate_values import comparison, measured, metric, model, random_scored
 
@@ -97,6 +97,20 @@ def test_an_unproven_guardrail_turns_a_promotion_into_an_a_b_test_and_is_listed_
     assert verdict.decision is Decision.A_B_TEST
     assert "Not proven harmless: Log loss could not be compared" in verdict.reason
     assert any(sentence.startswith("Log loss could not be compared") for sentence in verdict.missing)
+
+
+def test_a_challenger_that_does_not_serve_is_rejected_whatever_it_gains_first_model_or_not():
+    broken = ServingCheck(passed=False, reason="Version 2 does not load in a clean process: no torch.")
+    for champion in (model("1"), None):
+        verdict = decide(comparison(0.60, 0.75, champion=champion, serving=broken), KNOBS)
+        assert (verdict.decision, verdict.confidence) == (Decision.REJECT, Confidence.HIGH)
+        assert broken.reason in verdict.reason
+
+
+def test_a_challenger_that_nobody_asked_is_not_promoted_and_that_is_what_is_missing():
+    verdict = decide(comparison(serving=None), KNOBS)
+    assert verdict.decision is Decision.A_B_TEST
+    assert any("was not asked through MLflow" in sentence for sentence in verdict.missing)
 
 
 def test_a_small_holdout_says_how_many_rows_are_needed():

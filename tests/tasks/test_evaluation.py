@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ranking.errors import ComparisonError, LeakageError
+from ranking.errors import ComparisonError, LeakageError, TamperedBundle
 from ranking.features import ColumnKnobs, FeatureGroup, HistoryKnobs
-from ranking.results import Comparison, FeatureTable, ModelRef, Snapshot, Split, Window
+from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Window
 from ranking.split import SplitKnobs
 from ranking.training import TrainingKnobs
 from ranking.verdict import GateKnobs
@@ -18,6 +18,7 @@ from settings.model import Settings
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models
 from tasks.registry import features_read_by, register_challenger
+from tasks.serving import check_serving
 from tasks.training import train_challenger
 
 KNOBS = WorldKnobs(users=200, items=80, requests_per_day=250)
@@ -93,6 +94,19 @@ class Loop:
             **settings.engine,
         )
 
+    def serving(
+        self, settings: Settings, step: tuple[Snapshot, FeatureTable, Split], challenger: ModelRef
+    ) -> ServingCheck:
+        snapshot, features, split = step
+        return check_serving.fn(
+            challenger=challenger,
+            snapshot=snapshot,
+            features=features,
+            split=split,
+            registry=settings.registry,
+            **settings.engine,
+        )
+
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Loop:
@@ -126,6 +140,16 @@ def test_two_models_with_other_columns_and_other_history_are_compared_on_the_sam
     assert any(name.startswith("item_category=") for name in names)
 
 
+@pytest.mark.parametrize("columns", [SMALL, LARGE], ids=["today's features", "other features than today's"])
+def test_a_registered_version_answers_in_a_clean_process_whatever_the_features_of_today(
+    loop: Loop, champion: ModelRef, columns: ColumnKnobs
+) -> None:
+    settings = loop.settings(columns)
+    found = loop.serving(settings, loop.prepared(settings, END, champion), champion)
+    assert found.passed, found.reason
+    assert (found.golden_rows, found.sampled_rows) == (32, 512)
+
+
 def test_a_champion_that_has_seen_a_day_of_the_holdout_is_refused_by_name(loop: Loop, champion: ModelRef) -> None:
     settings = loop.settings(SMALL)
     step = loop.prepared(settings, END, champion)
@@ -133,6 +157,23 @@ def test_a_champion_that_has_seen_a_day_of_the_holdout_is_refused_by_name(loop: 
     late = Window(start=champion.learnt.start, end=step[2].holdout.start + timedelta(days=1))
     with pytest.raises(LeakageError, match=rf"champion version {champion.version} learnt .* 24\.0 h of the holdout"):
         loop.compared(settings, step, champion, champion.model_copy(update={"learnt": late}))
+
+
+def test_a_tampered_vocabulary_is_refused_by_the_name_of_its_file(loop: Loop, champion: ModelRef) -> None:
+    settings = loop.settings(SMALL)
+    step = loop.prepared(settings, END, None)
+    honest = {path: path.read_bytes() for path in loop.folder.rglob("artifacts/bundle/encoder.json")}
+    for path, content in honest.items():
+        path.write_bytes(content.replace(b"1", b"7", 1))
+    try:
+        with pytest.raises(TamperedBundle, match=r"encoder\.json has the sha256 .* do not serve it"):
+            loop.compared(settings, step, champion, None)
+        found = loop.serving(settings, step, champion)
+    finally:
+        for path, content in honest.items():
+            path.write_bytes(content)
+    assert not found.passed
+    assert "encoder.json has the sha256" in found.reason
 
 
 def test_a_slice_column_that_is_no_feature_is_refused_by_name(loop: Loop, champion: ModelRef) -> None:

@@ -1,7 +1,11 @@
 """The report's files: what stands in them, and what cannot get into them."""
 
 import base64
+import json
 import re
+import shutil
+import subprocess
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -129,6 +133,65 @@ def test_a_first_model_and_a_log_of_many_slices_are_drawn(compared: Evidence) ->
     one = compared.comparison.slices[0]
     many: tuple[SliceComparison, ...] = tuple(one.model_copy(update={"name": f"city={n}"}) for n in range(300))
     assert evidence_picture(changed(compared, slices=many).comparison, compared.verdict, GateKnobs()).startswith(PNG)
+
+
+def test_the_markdown_tells_intervals_of_both_models_agreement_detectable_effect_and_costs(compared: Evidence) -> None:
+    text = evidence_markdown(compared)
+    area = compared.comparison.auc
+    for measured in (area.champion, area.challenger):
+        assert measured is not None
+        assert measured.high is not None
+        assert f"| {measured.value:.4f} ± {measured.high - measured.value:.4f} |" in text
+    agreement = compared.comparison.agreement
+    assert agreement is not None
+    assert agreement.overlaps is not None
+    assert agreement.overlaps.x == (1, 3, 5, 10, 20)
+    assert f"the challenger keeps {agreement.overlaps.y[0]:.0%} of its top 1, " in text
+    assert f"have shifted by a PSI of {agreement.stability_index:.3f}" in text
+    assert f"promotes with 80 % probability: {compared.verdict.minimum_detectable_effect:.4f}." in text
+    assert "a request of 100 candidates takes 3.25 ms (99th percentile, MLflow" in text
+    assert "the bundle has 0.31 MB" in text
+
+
+_BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+_LOOK = """
+<!doctype html><pre id=found></pre><iframe id=report srcdoc="{page}"></iframe>
+<script>
+onload = () => {{
+  const inside = document.getElementById("report").contentDocument;
+  const pictures = [...inside.images].map(picture => [picture.complete, picture.naturalWidth, picture.naturalHeight]);
+  const asked = document.getElementById("report").contentWindow.performance.getEntriesByType("resource");
+  const named = [...inside.querySelectorAll("[src], [href]")].map(element => element.src || element.href);
+  const outside = [...asked.map(entry => entry.name), ...named].filter(name => !name.startsWith("data:"));
+  const wide = inside.documentElement.scrollWidth - inside.documentElement.clientWidth;
+  document.getElementById("found").textContent =
+    JSON.stringify({{pictures, outside, wide, title: inside.querySelector("h1").textContent}});
+}};
+</script>
+<style>iframe {{ width: 1200px; height: 3000px }}</style>
+"""
+
+
+@pytest.mark.skipif(_BROWSER is None, reason="no chromium to look at the report with")
+def test_a_browser_shows_both_pictures_and_asks_nobody_else_for_anything(compared: Evidence, tmp_path: Path) -> None:
+    report = write_report.fn(evidence=compared, gate=GateKnobs(), workspace=str(tmp_path))
+    page_with_report = tmp_path / "look.html"
+    page_with_report.write_text(_LOOK.format(page=escape(Path(report.html_uri).read_text(encoding="utf-8"))))
+    shown = subprocess.run(
+        [str(_BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page_with_report.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    told = re.search(r'<pre id="found">(\{.*?\})</pre>', shown.stdout)
+    assert told is not None, shown.stderr
+    found = json.loads(unescape(told.group(1)))
+    assert found["pictures"] == [[True, 1210, 880]] * 2
+    assert found["outside"] == []
+    assert found["wide"] <= 0
+    assert found["title"].startswith("feed_ranker: ")
 
 
 def test_the_markdown_names_policy_evidence_and_code(compared: Evidence) -> None:
