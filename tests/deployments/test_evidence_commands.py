@@ -224,6 +224,7 @@ def test_gate_check_simulates_holdouts_like_the_log_with_and_without_a_champion(
     assert alone["gate_check"]["repetitions"] == 2
     names = [scenario["name"] for scenario in alone["gate_check"]["scenarios"]]
     assert names == ["equal", "slightly better", "clearly better", "harmful"]
+    desk.shop.registry.release(desk.first)
     desk.shop.registry.point("champion", "1")
     desk.shop.registry.point("challenger", "2")
     code, out, _ = desk.run("gate-check", "--repetitions", "2", "--seed", "3")
