@@ -12,8 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,6 +47,7 @@ class Program:
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str], log: str) -> None:
         self.command, self.folder, self.environment = command, folder, environment
         self.log = folder / log
+        self._mark = f"TEST_PROGRAM={uuid.uuid4()}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -53,7 +55,7 @@ class Program:
             self._process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,
-                env=os.environ | self.environment,
+                env=os.environ | self.environment | dict([self._mark.split("=")]),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -63,24 +65,37 @@ class Program:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
-        """End the program and all its children, politely or with SIGKILL; wait until it is gone."""
+    def stop(self) -> None:
+        """End the program politely, and then whatever it started and left behind."""
         if self._process is None:
             return
-        group = self._process.pid
-        try:
-            os.killpg(group, with_signal)
-            self._process.wait(timeout=30)
-        except ProcessLookupError:
-            pass
-        except subprocess.TimeoutExpired:
-            os.killpg(group, signal.SIGKILL)
-            self._process.wait(timeout=10)
-        self._process = None
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            self._process.terminate()
+            self._process.wait(timeout=20)
+        self.kill()
 
     def kill(self) -> None:
-        """As a crashed machine would: SIGKILL to the whole group."""
-        self.stop(signal.SIGKILL)
+        """As a crashed machine would: SIGKILL to the program and everything it started."""
+        if self._process is None:
+            return
+        # A worker gives each flow run a session of its own, so its group would not reach them; their environment does.
+        self._process.kill()
+        while family := _with_environment(self._mark):
+            for process in family:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        self._process.wait(timeout=10)
+        self._process = None
+
+
+def _with_environment(entry: str) -> list[int]:
+    """Running processes that were started with this entry in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if entry.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 class PrefectServer(Program):
