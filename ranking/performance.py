@@ -4,7 +4,7 @@ Looked at on matured labels, a few whole days at once: a single day's AUC wander
 5 % would raise some twenty false alarms a year.  The alarm needs a drop that matters and that is proven.
 
 An unchanged champion, looked at every day, its value at promotion as uncertain as the mean of three days, is
-retrained 0.12 times a year when two checks in a row must agree (0.36 if one is enough), on a feed of any size;
+retrained 0.12 to 0.15 times a year when two checks in a row must agree (0.36 to 0.45 if one is enough);
 where the mean's standard error is 0.002, 0.01 times.  ``tests/ranking/test_monitor_simulation.py`` repeats this
 with the arbiter.
 """
