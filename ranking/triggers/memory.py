@@ -35,7 +35,7 @@ class TriggerKnobs(Knobs):
         default=2, le=30, description="Windows in a row that must show drift before it retrains."
     )
     performance_windows: PositiveInt = Field(
-        default=1, le=30, description="Checks in a row that must show a worse champion; each looks at several days."
+        default=2, le=30, description="Checks in a row that must show a worse champion; each looks at several days."
     )
     max_window_gap_hours: PositiveFloat = Field(
         default=36.0, description="Two windows are in a row when their ends lie no further apart than this."

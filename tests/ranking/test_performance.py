@@ -79,8 +79,9 @@ def test_days_that_are_copies_of_each_other_teach_no_more_than_one():
     ("change", "reach", "level", "said"),
     [
         (-0.004, 0.001, Level.CALM, "changed by -0.0040"),
-        (-0.005, 0.001, Level.RAISED, "less than the 0.0100 that is an alarm"),
-        (-0.02, 0.021, Level.RAISED, "a drop of at least 0.0100, but not proven"),
+        (-0.005, 0.001, Level.RAISED, "proven, but less than the 0.0100 that is an alarm"),
+        (-0.007, 0.008, Level.CALM, "a drop, but not proven"),
+        (-0.02, 0.021, Level.CALM, "a drop, but not proven"),
         (-0.01, 0.009, Level.ALARM, "a drop of at least 0.0100, and proven"),
         (0.29 - 0.3, 0.009, Level.ALARM, "and proven"),
         (0.02, 0.001, Level.CALM, "changed by +0.0200"),
@@ -91,6 +92,11 @@ def test_the_alarm_needs_a_drop_that_matters_and_that_is_proven(change, reach, l
     assert found is level
     assert said in sentence
     assert "99.7% interval" in sentence
+
+
+def test_a_wrong_order_of_the_two_thresholds_silences_no_alarm():
+    knobs = PerformanceKnobs(leave_auc_drop=0.3)
+    assert judge(Estimate(value=-0.02, se=0.001, low=-0.023, high=-0.017), BASELINE, knobs)[0] is Level.ALARM
 
 
 def test_a_real_loss_is_an_alarm_and_an_unchanged_champion_is_calm():

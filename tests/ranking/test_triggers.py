@@ -265,9 +265,18 @@ def test_a_scheduled_run_that_looked_at_nothing_may_go_and_signals_may_not():
     assert memory.flight == decided.flight
 
 
-def test_a_worse_champion_retrains_at_once():
-    decided = Loop().check(signals(0, performance=performance(0, Level.ALARM)))
+def test_a_worse_champion_is_retrained_when_two_checks_in_a_row_say_so():
+    loop = Loop()
+    first = loop.check(signals(0, performance=performance(0, Level.ALARM)))
+    assert reason(first, "performance") == ("a change of AUC by -0.0200 in the first window; needs a second in a row")
+    decided = loop.check(signals(1, performance=performance(1, Level.ALARM)))
     assert decided.trigger == "performance"
+    assert reason(decided, "performance") == "a change of AUC by -0.0200 in 2 windows in a row: It changed"
+
+
+def test_one_check_can_be_made_enough():
+    loop = Loop(TriggerKnobs(performance_windows=1))
+    decided = loop.check(signals(0, performance=performance(0, Level.ALARM)))
     assert reason(decided, "performance") == "a change of AUC by -0.0200 in this window: It changed"
 
 
