@@ -95,16 +95,22 @@ class Reliability:
     rows: FloatArray
 
 
-def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> Reliability:
-    """Mean prediction and click rate in quantile bins; equal scores share a bin."""
+def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10, order: IntArray | None = None) -> Reliability:
+    """Mean prediction and click rate in quantile bins; equal scores share a bin.
+
+    ``order`` is (N,) rows from the lowest score to the highest, when somebody sorted them already.
+    """
     y, s, _ = _checked(labels, scores, None)
     if bins < 1:
         raise ComparisonError(f"reliability needs at least one bin, not {bins}.")
-    code = np.searchsorted(_inner_edges(s, bins), s, side="right")
-    rows = np.bincount(code).astype(np.float64)
-    used = rows > 0
-    predicted, actual = np.bincount(code, s)[used], np.bincount(code, y)[used]
-    return Reliability(predicted / rows[used], actual / rows[used], rows[used])
+    order = ascending(s) if order is None else order
+    ranked, clicks = s[order], y[order]
+    # With few rows several edges may lie between two neighbours: they start one bin.
+    starts = np.unique(np.concatenate(([0], np.searchsorted(ranked, _inner_edges(ranked, bins), side="left"))))
+    rows = np.diff(np.append(starts, len(ranked))).astype(np.float64)
+    predicted = np.add.reduceat(ranked, starts)
+    actual = np.add.reduceat(clicks.astype(np.float64), starts)
+    return Reliability(predicted / rows, actual / rows, rows)
 
 
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
@@ -117,15 +123,22 @@ def calibration_error(binned: Reliability) -> float:
     return float(np.average(np.abs(binned.predicted - binned.actual), weights=binned.rows))
 
 
-def population_stability(reference: ArrayLike, current: ArrayLike, bins: int = 10) -> float | None:
+def population_stability(
+    reference: ArrayLike,
+    current: ArrayLike,
+    bins: int = 10,
+    orders: tuple[IntArray, IntArray] | None = None,
+) -> float | None:
     """PSI of current scores in the quantile bins of the reference; ``None`` if that is constant.
 
-    An empty bin counts as half a row, so that PSI stays finite.
+    An empty bin counts as half a row, so that PSI stays finite.  ``orders`` are the rows of both from the lowest
+    score to the highest, when somebody sorted them already.
     """
     old = checked_scores(np.asarray(reference), np.size(reference), "reference scores")
     new = checked_scores(np.asarray(current), np.size(current), "current scores")
     if not old.size or not new.size:
         raise ComparisonError(f"PSI needs scores on both sides, got {old.size} and {new.size}.")
+    old, new = (np.sort(old), np.sort(new)) if orders is None else (old[orders[0]], new[orders[1]])
     edges = _inner_edges(old, bins)
     if not edges.size:
         return None
@@ -161,15 +174,15 @@ def roc(
     return false[kept], hits[ends][kept] / hits[-1]
 
 
-def _inner_edges(scores: FloatArray, bins: int) -> FloatArray:
-    """Quantiles between the bins, without those that would leave the lowest bin empty."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
-    above: FloatArray = edges[edges > scores.min()]
+def _inner_edges(ranked: FloatArray, bins: int) -> FloatArray:
+    """Quantiles of sorted scores between the bins, without those that would leave the lowest bin empty."""
+    edges = np.unique(np.quantile(ranked, np.linspace(0, 1, bins + 1)[1:-1]))
+    above: FloatArray = edges[edges > ranked[0]]
     return above
 
 
-def _shares_of_bins(values: FloatArray, edges: FloatArray) -> FloatArray:
-    rows = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+def _shares_of_bins(ranked: FloatArray, edges: FloatArray) -> FloatArray:
+    rows = np.diff(np.concatenate(([0], np.searchsorted(ranked, edges, side="left"), [len(ranked)])))
     filled: FloatArray = np.maximum(rows, 0.5)
     shares: FloatArray = filled / filled.sum()
     return shares

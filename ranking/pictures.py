@@ -12,7 +12,7 @@ from ranking.scored import Checked
 from ranking.toplists import Lists
 
 TOP = 10
-TOPS = (1, 3, 5, 10, 20)
+TOPS = (1, 3, 5, TOP, 20)
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,25 @@ def reported(rows: Checked) -> dict[str, Any]:
     }
     if old is not None:
         shown["champion_lines"] = old.lines
-        shown["agreement"] = Agreement(
-            stability_index=metrics.population_stability(old.scores, new.scores),
-            top_overlap=toplists.top_overlap(old.lists, new.lists, TOP),
-            top=TOP,
-            overlaps=_overlaps(old.lists, new.lists),
-        )
+        shown["agreement"] = _agreement(rows, old, new)
     return shown
 
 
-def _overlaps(champion: Lists, challenger: Lists) -> Curve | None:
-    """The share of the champion's top that is kept, for each length of top that some list exceeds."""
-    kept = [(float(top), toplists.top_overlap(champion, challenger, top)) for top in TOPS]
-    measured = [(top, share) for top, share in kept if share is not None]
-    return Curve(x=tuple(top for top, _ in measured), y=tuple(share for _, share in measured)) if measured else None
+def _agreement(rows: Checked, old: _Model, new: _Model) -> Agreement:
+    kept = {top: toplists.top_overlap(old.lists, new.lists, top) for top in TOPS}
+    measured = {float(top): share for top, share in kept.items() if share is not None}
+    sorted_already = None if rows.champion_order is None else (rows.champion_order, rows.challenger_order)
+    return Agreement(
+        stability_index=metrics.population_stability(old.scores, new.scores, orders=sorted_already),
+        top_overlap=kept[TOP],
+        top=TOP,
+        overlaps=Curve(x=tuple(measured), y=tuple(measured.values())) if measured else None,
+    )
 
 
 def _model(rows: Checked, scores: FloatArray) -> _Model:
     ranked = toplists.lists(scores, rows.groups, rows.lists_of(scores))
-    binned = metrics.reliability(rows.labels, scores)
+    binned = metrics.reliability(rows.labels, scores, order=rows.order_of(scores))
     rates = metrics.roc(rows.labels, scores, order=rows.order_of(scores))
     counts, edges = np.histogram(scores, bins=50)
     return _Model(

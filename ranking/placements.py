@@ -104,10 +104,23 @@ def _running(clicks: BoolArray, weights: FloatArray | None) -> tuple[FloatArray,
 def ascending(scores: FloatArray, groups: IntArray | None = None) -> IntArray:
     """Rows from the lowest score to the highest, within each group if there are groups.
 
-    Stable: ties fall the same way on every machine.
+    Ties stay in the order of the rows, so they fall the same way on every machine.
     """
-    order = np.argsort(scores, kind="stable")
+    order = _stable(scores)
     return order if groups is None else grouped(order, groups)
+
+
+def _stable(scores: FloatArray) -> IntArray:
+    """``np.argsort(scores, kind="stable")`` by the quicker unstable sort, with its ties put right afterwards."""
+    order = np.argsort(scores)
+    ranked = scores[order]
+    tied = ranked[1:] == ranked[:-1]
+    if not tied.any():
+        return order
+    rows = len(order)
+    key = np.cumsum(np.concatenate(([0], ~tied))) * rows + order
+    key.sort()
+    return np.asarray(key % rows)
 
 
 def grouped(order: IntArray, groups: IntArray) -> IntArray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import ndcg_score, roc_auc_score, roc_curve
 
-from ranking import metrics, toplists
+from ranking import metrics, placements, toplists
 from ranking.errors import ComparisonError
 
 
@@ -170,6 +170,40 @@ def test_reliability_bins_hold_all_rows_and_a_calibrated_model_lies_on_the_diago
     assert metrics.expected_calibration_error(labels, scores) < 0.005
     off = metrics.expected_calibration_error(labels, np.clip(scores + 0.1, 0, 1))
     assert off == pytest.approx(0.1, abs=0.005)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 12), st.booleans())
+def test_reliability_and_psi_are_those_of_bins_filled_row_by_row(seed, rows, bins, tied):
+    rng = np.random.default_rng(seed)
+    scores, other = (np.round(rng.random(rows), 1) if tied else rng.random(rows) for _ in range(2))
+    labels = rng.integers(0, 2, rows)
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = edges[edges > scores.min()]
+    code = [sum(edge <= score for edge in edges) for score in scores]
+    expected = [
+        (np.mean(scores[at]), np.mean(labels[at]), at.sum())
+        for at in (np.array(code) == number for number in range(len(edges) + 1))
+        if at.any()
+    ]
+    found = metrics.reliability(labels, scores, bins)
+    assert list(zip(found.predicted, found.actual, found.rows, strict=True)) == [pytest.approx(e) for e in expected]
+    psi = metrics.population_stability(scores, other, bins)
+    if not len(edges):
+        assert psi is None
+        return
+    now = [sum(edge <= score for edge in edges) for score in other]
+    p, q = (np.maximum(np.bincount(c, minlength=len(edges) + 1), 0.5) for c in (code, now))
+    assert psi == pytest.approx(
+        (((q / q.sum()) - p / p.sum()) * np.log((q / q.sum()) / (p / p.sum()))).sum(), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_are_sorted_stably_whatever_the_machine(tied):
+    scores = np.random.default_rng(9).random(5_000)
+    scores = np.round(scores, 2) if tied else scores
+    assert placements.ascending(scores).tolist() == np.argsort(scores, kind="stable").tolist()
 
 
 def test_reliability_of_a_constant_score_is_one_bin():

@@ -232,7 +232,7 @@ def user_level_improvement(loss_of_order: float) -> Scored:
 @pytest.mark.parametrize("loss_of_order", [0.0, 0.1])
 def test_a_gain_between_users_that_reorders_nobodys_feed_is_not_promoted(loss_of_order):
     found = measured(user_level_improvement(loss_of_order))
-    assert found.auc.difference.value > 0.035
+    assert found.auc.difference.value > 0.04
     assert found.gauc.difference.value < 0.002
     verdict = decide(found, KNOBS.model_copy(update={"exploration_holdout": True}))
     assert verdict.decision is Decision.A_B_TEST
