@@ -35,7 +35,7 @@ def tell(session: Session, *, yes: bool) -> int:
         output.say("See who served and why: feedloop status, feedloop history")
     if last.promotion is not None and last.promotion.status == "promoted" and last.promotion.previous is not None:
         output.say(f'To go back to version {last.promotion.previous.version}: feedloop rollback --reason "…"')
-    output.say(f"The report with pictures: {last.report.markdown_uri}")
+    output.say(f"The report with pictures: {last.report.html_uri}")
     output.finish(
         runs=list(turns),
         comparison=last.comparison,
