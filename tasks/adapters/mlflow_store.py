@@ -192,7 +192,9 @@ def _check_sqlite(path: Path) -> None:
             header = file.read(len(_SQLITE_HEADER))
         if header != _SQLITE_HEADER:
             raise RegistryError(unusable(path, "it is not an SQLite file"))
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=20)) as connection:
+        # A process killed in the middle of a write leaves a journal, and only who may write can roll it back.
+        mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+        with closing(sqlite3.connect(f"file:{path}?mode={mode}", uri=True, timeout=20)) as connection:
             connection.execute("SELECT version_num FROM alembic_version").fetchone()
             connection.execute("SELECT experiment_id FROM experiments LIMIT 1").fetchone()
     except sqlite3.OperationalError as error:

@@ -130,6 +130,27 @@ def test_a_first_use_killed_half_way_does_not_hurt_the_next(tmp_path: Path, mill
     assert (after.communicate(timeout=120)[0], again.communicate(timeout=120)[0]) == ("RESULT 0\n", "RESULT 0\n")
 
 
+_KILLED_WRITER = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("CREATE TABLE spill (text)")
+connection.executemany("INSERT INTO spill VALUES (?)", [("x" * 4000,)] * 200)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_writer_killed_in_the_middle_left_is_rolled_back_at_the_next_use(shop: Shop) -> None:
+    shop.register(1)
+    database = shop.workspace / "mlflow.db"
+    subprocess.run([sys.executable, "-c", _KILLED_WRITER, str(database)], check=False)
+    assert database.with_name("mlflow.db-journal").exists()
+    assert [ref.version for ref in open_registry(None, NAME, shop.workspace).versions()] == ["1"]
+    with closing(sqlite3.connect(database)) as connection:
+        assert not connection.execute("SELECT name FROM sqlite_master WHERE name = 'spill'").fetchall()
+
+
 class TestTrouble:
     def test_a_dead_server_is_an_outage_within_half_a_minute(self, tmp_path: Path) -> None:
         with socket.socket() as probe:
