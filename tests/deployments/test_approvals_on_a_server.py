@@ -216,7 +216,7 @@ def _approve(chrome: "Chrome", page: str) -> list[str]:
     name, reason, digest = wait_until(lambda: modal.find_elements(By.TAG_NAME, "textarea"))
     decision = Select(modal.find_element(By.TAG_NAME, "select"))
     seen = [modal.text, digest.get_attribute("value") or "", decision.first_selected_option.text]
-    seen += [cell.text for cell in modal.find_elements(By.CSS_SELECTOR, "table th")]
+    seen += [line.text for line in modal.find_elements(By.CSS_SELECTOR, "li")]
     # Without a name nothing is sent.
     submit.click()
     seen.append(wait_until(lambda: "is a required property" in modal.text and modal.text))
@@ -243,7 +243,7 @@ def test_an_approval_in_a_browser_promotes_the_challenger_whose_numbers_stood_be
         assert words in shown, shown
     assert digest == team.digest(versions[0])
     assert decision == "reject"
-    assert "metric" in rest
+    assert "auc 0.7200" in rest
     assert "'approver' is a required property" in rest[-1]
 
     team.until(waiting["in the browser"], "Completed")
