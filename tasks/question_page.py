@@ -7,8 +7,8 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.settings import PREFECT_UI_URL
 
 from ranking.questions import Question
-from ranking.results import Evidence, ModelRef, as_utc, challengers_of
-from tasks.reports import artifact_key, evidence_markdown
+from ranking.results import Evidence, MetricComparison, ModelRef, as_utc, challengers_of
+from tasks.reports import artifact_key
 
 
 def question_page(question: Question, evidence: Evidence, links: tuple[str, ...]) -> str:
@@ -28,8 +28,51 @@ def question_page(question: Question, evidence: Evidence, links: tuple[str, ...]
     if question.forced:
         verdict = f"{question.decision} ({question.confidence} confidence)"
         lines += ["", f"**This promotion is forced:** the verdict is {verdict}, or something else speaks against it."]
-    lines += ["", *(f"- {link}" for link in links), ""] if links else [""]
-    return "\n".join([*lines, evidence_markdown(evidence)])
+    lines += ["", *(f"- {link}" for link in links)] if links else []
+    return "\n".join([*lines, "", *_told(evidence)]) + "\n"
+
+
+def _told(evidence: Evidence) -> list[str]:
+    """The evidence in lists: the form is narrow, and a wide table would hide the intervals."""
+    comparison, verdict = evidence.comparison, evidence.verdict
+    lines = [
+        f"**{verdict.decision}, {verdict.confidence} confidence.** {verdict.reason}",
+        "",
+        f"On {comparison.rows:,} holdout rows ({comparison.positives:,} clicks, {comparison.users:,} users, "
+        f"{comparison.items:,} items), {as_utc(comparison.holdout.start)} to {as_utc(comparison.holdout.end)}:",
+        "",
+        *(_metric(metric) for metric in (comparison.auc, comparison.log_loss, comparison.gauc, comparison.calibration)),
+    ]
+    if verdict.findings:
+        lines += ["", "Guardrails:", ""]
+        lines += [f"- **{finding.status}** {finding.rule}: {_line(finding.sentence)}" for finding in verdict.findings]
+    if verdict.missing:
+        lines += ["", "Missing for a firmer verdict:", "", *(f"- {_line(what)}" for what in verdict.missing)]
+    challenger = comparison.challenger
+    return [
+        *lines,
+        "",
+        f"Model `{challenger.digest[:12]}`, policy `{evidence.policy_digest[:12]}`, evidence `{evidence.digest[:12]}`.",
+    ]
+
+
+def _metric(metric: MetricComparison) -> str:
+    if metric.challenger is None:
+        return f"- **{metric.name}** not measured"
+    if metric.champion is None or metric.difference is None:
+        return f"- **{metric.name}** {metric.challenger.value:.4f}"
+    change = metric.difference
+    known = change.low is not None and change.high is not None
+    interval = f"95 % interval {change.low:+.4f} to {change.high:+.4f}" if known else "its error is not known"
+    return (
+        f"- **{metric.name}** {metric.champion.value:.4f} → {metric.challenger.value:.4f}: "
+        f"{change.value:+.4f} ({interval})"
+    )
+
+
+def _line(text: str) -> str:
+    """Text that stays in its line: slices are named after values of the log, which may hold anything."""
+    return " ".join(text.split())
 
 
 def _asked(question: Question) -> str:

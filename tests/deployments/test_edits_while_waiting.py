@@ -27,6 +27,7 @@ def test_what_is_promoted_is_what_was_approved_whatever_was_edited_while_it_wait
     for package in PACKAGES:
         shutil.copytree(ROOT / package, code / package)
     team = Team(tmp_path / "team", team_server, TOML)
+    assert team.champion() is None
     log().to_parquet(team.config.parent / "log.parquet")
     row = Deployment(name="edited", flow="flows.retrain:retrain", description="Of a checkout that is edited.")
     with temporary_settings({PREFECT_API_URL: team_server.api}), team_server.client() as client:
@@ -37,7 +38,7 @@ def test_what_is_promoted_is_what_was_approved_whatever_was_edited_while_it_wait
         first = team.until_asked(run, seconds=300)
 
         # Another seed makes another model: the approval of the first is not good for it, so it is asked again.
-        team.write("feedloop.toml", f"seed = 8\n{TOML}")
+        team.write("feedloop.toml", f"seed = 9\n{TOML}")
         team.resume(run, decision="approve", approver="ann", reason="good")
         second = wait_until(lambda: _another(team, run, first), seconds=300, told=lambda: str(team.run(run).state))
         assert second["evidence_digest"] != first["evidence_digest"]

@@ -141,7 +141,7 @@ def test_the_form_shows_the_numbers_who_asked_and_until_when_and_carries_the_dig
         "An approval counts until 2026-02-04 00:00 UTC",
         "2 different people have to approve; so far: nobody yet.",
         "**This promotion is forced:**",
-        "| auc |",
+        "- **auc** ",
     ):
         assert words in text, text
 

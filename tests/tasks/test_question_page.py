@@ -6,6 +6,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_UI_URL, temporary_settings
 
+from ranking.results import Estimate
 from tasks.question_page import links_to, question_page
 from tasks.questions import ApprovalForm, form_of
 from tests.ranking.test_questions import PROOF, question
@@ -45,13 +46,31 @@ def test_the_version_is_linked_in_mlflow_without_the_password_of_its_address(uri
 def test_the_page_asks_first_and_then_shows_the_numbers() -> None:
     page = question_page(question(), PROOF, ("[there](http://x)",))
     assert page.startswith("**Shall version 2 of feed_ranker serve, in place of version 1?**")
-    assert page.index("- [there](http://x)") < page.index("| metric | champion | challenger |")
+    auc = PROOF.comparison.auc
+    assert auc.champion is not None
+    assert auc.challenger is not None
+    assert auc.difference is not None
+    numbers = f"- **auc** {auc.champion.value:.4f} → {auc.challenger.value:.4f}: {auc.difference.value:+.4f} (95 %"
+    assert page.index("- [there](http://x)") < page.index(numbers)
+    for finding in PROOF.verdict.findings:
+        assert f"- **{finding.status}** {finding.rule}: {finding.sentence}" in page
+    assert f"evidence `{PROOF.digest[:12]}`" in page
     assert "so far: ann" in question_page(question().model_copy(update={"approved_by": ("ann",)}), PROOF, ())
     first = question().model_copy(update={"against": None, "requested_by": None, "approvers": ("ann", "bob")})
     words = question_page(first, PROOF, ())
     assert "as the first champion?" in words
     assert "Nobody is named who asked" in words
     assert "Who may approve: ann, bob." in words
+
+
+def test_what_was_not_measured_is_said_to_be_so_and_a_table_never_hides_a_number() -> None:
+    nothing = PROOF.comparison.gauc.model_copy(update={"champion": None, "challenger": None, "difference": None})
+    unsure = PROOF.comparison.auc.model_copy(update={"difference": Estimate(value=0.01)})
+    comparison = PROOF.comparison.model_copy(update={"gauc": nothing, "auc": unsure})
+    page = question_page(question(), PROOF.model_copy(update={"comparison": comparison}), ())
+    assert "- **gauc** not measured" in page
+    assert "+0.0100 (its error is not known)" in page
+    assert "|" not in page
 
 
 def test_the_form_of_a_question_has_the_digest_filled_in_and_keeps_every_description() -> None:
