@@ -21,7 +21,7 @@ from tasks.frozen import champion_reference
 from tasks.monitoring import check_data, check_drift, read_window, score_days, signals_of
 from tests.tasks.tiny_models import LEARNT, NOW, Shop, evidence_about, open_shop, with_database
 
-TOML = """workspace = "workspace"
+TOML = """
 [data]
 uri = "log"
 label_delay_hours = 2
@@ -156,7 +156,7 @@ def open_feed(folder: Path, *, auc: float = 0.5, toml: str = "") -> Feed:
     """A champion that learnt from 28 days, was promoted on the next 2, and whose AUC is said to have been ``auc``."""
     workspace = folder / "workspace"
     workspace.mkdir(parents=True)
-    (folder / "feedloop.toml").write_text(TOML + toml)
+    (folder / "feedloop.toml").write_text(f'workspace = "workspace"\n{TOML}{toml}')
     shop = open_shop(with_database(workspace))
     ref = shop.register(1)
     evidence = evidence_about(ref, None)
