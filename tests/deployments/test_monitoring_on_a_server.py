@@ -1,5 +1,8 @@
 """The loop that runs by itself, on a real server with a real worker: schedules, checks, events and what they start."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +19,7 @@ from deployments.definitions import DEPLOYMENTS
 from settings.effects import ScheduleKnobs
 from tasks.adapters.monitor_store import MonitorStore
 from tests.deployments.team import Team
-from tests.servers import PrefectServer, Program, wait_until
+from tests.servers import ROOT, PrefectServer, Program, wait_until
 from tests.tasks.watched_feed import DAY, TOML, Feed, open_feed
 
 CHANGE = datetime(2026, 3, 3, tzinfo=UTC)
@@ -189,3 +192,62 @@ def test_the_absence_of_checks_is_noticed(team: Team, deployed: dict[str, Any]) 
     with team.server.client() as client:
         (automation_now,) = client.read_automations_by_name(name)
     assert automation_now.trigger.within == timedelta(hours=36)
+
+
+def test_the_report_of_a_check_is_in_the_ui_and_its_reasons_in_feedloop_status(team: Team, drifted: FlowRun) -> None:
+    with team.server.client() as client:
+        found = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert found["monitor-feed-ranker-picture"].type == "image"
+    text = str(found["monitor-feed-ranker"].data)
+    assert drifted.parameters["reason"] in text
+    assert "| age | " in text
+    told = team.shell("status", "--json")
+    assert told.code == 0, told
+    assert drifted.parameters["reason"] in [check["reason"] for check in told.json["checks"]]
+
+
+def test_a_check_from_the_command_line_says_what_it_found(team: Team, drifted: FlowRun) -> None:
+    team.until(drifted.id, "Completed", seconds=300)
+    # The clock is months after the last row of this log.
+    told = team.shell("monitor", "--json")
+    assert told.code == 0, told
+    found = told.json["monitoring"]
+    assert found["quality"]["health"] == "incident"
+    assert "The window has no rows." in found["quality"]["sentence"]
+    assert found["weighed"]["decision"]["reason"].startswith("No retraining. Data incident: The window has no rows.")
+
+
+def test_prefect_deploy_registers_the_same_deployments_and_schedules(team: Team, deployed: dict[str, Any]) -> None:
+    def registered() -> dict[str, Any]:
+        with team.server.client() as client:
+            found = [client.read_deployment_by_name(row.full_name) for row in DEPLOYMENTS]
+        return {
+            one.name: (
+                one.description,
+                one.tags,
+                one.work_pool_name,
+                one.job_variables,
+                [(s.schedule.cron, s.schedule.timezone, s.slug, s.parameters) for s in one.schedules],
+                one.global_concurrency_limit and one.global_concurrency_limit.limit,
+                one.concurrency_options and one.concurrency_options.collision_strategy,
+            )
+            for one in found
+        }
+
+    before = registered()
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=ROOT,
+        env=os.environ | team.server.client_environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        with team.server.client() as client:
+            assert client.read_deployment_by_name("monitor/monitor").entrypoint == "flows/monitor.py:monitor"
+        assert registered() == before
+    finally:
+        assert team.shell("deploy", "--json").code == 0
