@@ -1,11 +1,11 @@
-"""Commands that talk to a Prefect server: what waits for an approval, answering it, and registering deployments."""
+"""Commands that talk to a Prefect server: what waits for an answer, answering, registering, checking."""
 
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from deployments.cli_app import Config, Json, Reason, Verbose, Yes, session_of
+from deployments.cli_app import Config, Data, Json, Reason, Verbose, Yes, session_of
 
 Which = Annotated[str, typer.Argument(help="Flow run (id, its first 6 or more characters, or name), or version.")]
 As = Annotated[str | None, typer.Option("--as", help="Who answers. [default: the user of this terminal]")]
@@ -72,9 +72,15 @@ def deploy(
     return session_of(config, json, verbose).do("deployments.deploying:deploy", pool=pool)
 
 
+def monitor(config: Config = None, data: Data = None, json: Json = False, verbose: Verbose = False) -> int:
+    """Check the last whole day: data, drift, performance, and whether to retrain.  Trains and promotes nothing."""
+    return session_of(config, json, verbose, data).do("deployments.monitor_commands:monitor", runs_flows=True)
+
+
 COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
     ("pending", pending),
     ("approve", approve),
     ("reject", reject),
     ("deploy", deploy),
+    ("monitor", monitor),
 )

@@ -6,13 +6,17 @@ A new deployment is one more row of :data:`DEPLOYMENTS`.
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
 
 from pydantic import Field, JsonValue, PositiveInt
 
+from ranking.errors import SettingsError
 from ranking.values import Value
+from settings.effects import ScheduleKnobs
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
 
 POOL = "feedloop"
 """The work pool that ``feedloop deploy`` makes when nobody names another."""
@@ -34,6 +38,15 @@ class Deployment(Value):
     when_full: Literal["ENQUEUE", "CANCEL_NEW"] = Field(
         default="ENQUEUE", description="What becomes of a run that finds no free place: it waits, or is cancelled."
     )
+    cron: Literal["retrain_cron", "monitor_cron"] | None = Field(
+        default=None, description="Knob under [schedules] that says when it starts by itself; None is never."
+    )
+    scheduled_with: dict[str, JsonValue] = Field(default={}, description="Parameters of the runs that the cron starts.")
+
+    @property
+    def full_name(self) -> str:
+        """Its name in Prefect, such as propose/promote."""
+        return f"{resolve_name(self.flow).name}/{self.name}"
 
     @property
     def entrypoint(self) -> str:
@@ -48,6 +61,17 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
         description="One turn of the loop: train a challenger, compare it, and ask for its promotion.",
         # A run that waits for an approval is suspended and holds no place; when it goes on it queues for one.
         runs_at_once=1,
+        cron="retrain_cron",
+        scheduled_with={"trigger": "schedule"},
+    ),
+    Deployment(
+        name="monitor",
+        flow="flows.monitor:monitor",
+        description="Check the last whole day: data, drift, performance. Decides whether to retrain; trains nothing.",
+        # Two checks at once would decide twice; the later one has nothing to add.
+        runs_at_once=1,
+        when_full="CANCEL_NEW",
+        cron="monitor_cron",
     ),
     Deployment(
         name="promote",
@@ -62,13 +86,17 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
 )
 
 
-def register(deployment: Deployment, *, config: Path, pool: str) -> str:
-    """Create or update a deployment at the configured Prefect API; returns its full name, such as propose/promote.
+def register(deployment: Deployment, *, config: Path, pool: str, schedules: ScheduleKnobs | None = None) -> UUID:
+    """Create or update a deployment at the configured Prefect API; returns its id.
 
     Args:
         deployment: the row.
         config: settings file, as the worker's machine sees it.
         pool: an existing work pool.
+        schedules: when it starts by itself; without them, never.
+
+    Raises:
+        SettingsError: Prefect cannot read the cron.
     """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.types.entrypoint import EntrypointType
@@ -80,7 +108,7 @@ def register(deployment: Deployment, *, config: Path, pool: str) -> str:
             limit=deployment.runs_at_once, collision_strategy=ConcurrencyLimitStrategy(deployment.when_full)
         )
     parameters: dict[str, Any] = {**deployment.parameters, "config": str(config)}
-    flow.to_deployment(
+    found: UUID = flow.to_deployment(
         deployment.name,
         description=deployment.description,
         parameters=parameters,
@@ -89,8 +117,24 @@ def register(deployment: Deployment, *, config: Path, pool: str) -> str:
         work_pool_name=pool,
         job_variables={"env": ENVIRONMENT},
         entrypoint_type=EntrypointType.MODULE_PATH,
+        schedules=_schedules(deployment, schedules),
     ).apply()
-    return f"{flow.name}/{deployment.name}"
+    return found
+
+
+def _schedules(deployment: Deployment, knobs: ScheduleKnobs | None) -> "list[DeploymentScheduleCreate]":
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    if deployment.cron is None or knobs is None:
+        return []
+    cron = getattr(knobs, deployment.cron)
+    try:
+        schedule = CronSchedule(cron=cron, timezone=knobs.timezone)
+    except ValueError as error:
+        raise SettingsError(f"schedules.{deployment.cron} = {cron!r} is no cron that Prefect can read.") from error
+    # The slug names it, so that registering again changes this schedule and makes no second one.
+    return [DeploymentScheduleCreate(schedule=schedule, slug=TAG, parameters=deployment.scheduled_with)]
 
 
 def ensure_pool(client: "SyncPrefectClient", name: str) -> bool:

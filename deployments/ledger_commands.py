@@ -15,6 +15,8 @@ from tasks.succession import served_at
 
 def status(session: Session) -> int:
     """``feedloop status``."""
+    from deployments.monitor_commands import tell_checks
+
     output = session.output
     models, ledger = open_both(**session.settings.store)
     champion, entries, versions = serving(models, ledger), ledger.entries(), models.versions()
@@ -28,7 +30,10 @@ def status(session: Session) -> int:
     if entries:
         output.say(f"Last entry: {_line(entries[-1])}")
     output.say(f"Registered versions: {', '.join(version.version for version in versions) or 'none'}.")
-    output.finish(champion=champion, last_entry=entries[-1] if entries else None, versions=list(versions))
+    checks = tell_checks(session)
+    output.finish(
+        champion=champion, last_entry=entries[-1] if entries else None, versions=list(versions), checks=checks
+    )
     return 0
 
 

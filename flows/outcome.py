@@ -4,7 +4,8 @@ from typing import cast
 
 from prefect.states import Completed
 
-from ranking.results import Promotion
+from ranking.monitoring import Monitoring
+from ranking.results import Promotion, Retraining
 
 NAMES = {"not_approved": "Rejected", "refused": "Refused"}
 
@@ -16,3 +17,15 @@ def outcome(promotion: Promotion) -> Promotion:
         return promotion
     # A flow that returns a state ends in that state, and its caller gets the state's data.
     return cast(Promotion, Completed(name=name, message=promotion.reason, data=promotion))
+
+
+def refused(reason: str) -> Retraining:
+    """What a retraining returns that may not begin: its caller gets nothing, and the UI shows *Refused*."""
+    return cast(Retraining, Completed(name="Refused", message=reason))
+
+
+def nothing_serves() -> Monitoring | None:
+    """What a check returns when there is no champion to check."""
+    return cast(
+        Monitoring | None, Completed(name="Nothing serves", message="There is no champion yet, so nothing was checked.")
+    )

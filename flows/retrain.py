@@ -6,9 +6,11 @@ from typing import Literal
 from prefect import flow
 
 from flows.approval import request_approval
+from flows.outcome import refused
 from flows.promote import promote
 from ranking.results import Decision, Evidence, Retraining
 from settings.loading import load
+from tasks.arbiter import land, take_off
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
@@ -20,16 +22,26 @@ from tasks.serving import check_serving
 from tasks.training import train_challenger
 from tasks.version import code_of_this_run
 
-Trigger = Literal["manual", "schedule", "drift", "performance", "volume"]
+Trigger = Literal["manual", "schedule", "drift", "performance", "combined", "volume"]
 
 
-@flow(name="retrain", flow_run_name="retrain-{trigger}", **RESUMABLE)
+@flow(
+    name="retrain",
+    flow_run_name="retrain-{trigger}",
+    on_completion=[land],
+    on_failure=[land],
+    on_cancellation=[land],
+    on_crashed=[land],
+    **RESUMABLE,
+)
 def retrain(
     config: str | None = None,
     trigger: Trigger = "manual",
     cutoff: datetime | None = None,
     data: str | None = None,
     requested_by: str | None = None,
+    reason: str = "",
+    flight: str | None = None,
     now: datetime | None = None,
 ) -> Retraining:
     """Train a challenger on recent interactions and let it replace the champion if that is proven and approved.
@@ -40,10 +52,15 @@ def retrain(
         cutoff: use rows before this moment; without one, up to the newest row.
         data: another log than the configured one: path or URI.
         requested_by: who wants it; with approval.requester_may_approve = false somebody else has to approve.
+        reason: what was seen, in words; the run shows it.
+        flight: key of the arbiter's decision that started this run; no other run may take it up.
         now: pretend it is this moment (for replays).
     """
     settings = load(config, data_uri=data)
     at = moment(now)
+    refusal = take_off(trigger=trigger, flight=flight, knobs=settings.triggers, now=at, **settings.store)
+    if refusal is not None:
+        return refused(refusal)
 
     champion = current_champion(**settings.store)
     snapshot = take_snapshot(

@@ -88,7 +88,7 @@ class Counts(Value):
         late: rows delivered too late; ``None`` when delivery times are not logged.
         newest: time of the newest row.
         users: sketch of the users.
-        keys: sketch of the rows' keys.
+        row_keys: sketch of the keys of the rows; a model with an attribute `keys` would pass for a mapping.
         columns: the watched columns that could be read.
         broken: those that could not, and why.
     """
@@ -98,7 +98,7 @@ class Counts(Value):
     late: NonNegativeInt | None
     newest: AwareDatetime | None
     users: KeySketch
-    keys: KeySketch
+    row_keys: KeySketch
     columns: dict[str, ColumnCounts]
     broken: dict[str, str] = Field(default_factory=dict)
 
@@ -111,7 +111,7 @@ class Counts(Value):
             late=None if self.late is None or other.late is None else self.late + other.late,
             newest=_latest(self.newest, other.newest),
             users=self.users + other.users,
-            keys=self.keys + other.keys,
+            row_keys=self.row_keys + other.row_keys,
             columns={name: self._column(name, like) + other._column(name, like) for name, like in names.items()},
             broken={**self.broken, **other.broken},
         )
@@ -157,7 +157,7 @@ def count(rows: pa.Table, layout: Layout, window: Window) -> Counts:
         late=_late(rows, layout, times),
         newest=_moment(times),
         users=KeySketch.of(hashes_of([rows[layout.user]])),
-        keys=KeySketch.of(keys),
+        row_keys=KeySketch.of(keys),
         columns=columns,
         broken=broken,
     )

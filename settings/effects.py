@@ -1,8 +1,9 @@
 """Knobs of the effects: where the data are, where models live, who approves."""
 
 from typing import Literal, TypedDict
+from zoneinfo import available_timezones
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator
 
 from ranking.approval import ApprovalRules
 from ranking.features import ColumnKnobs
@@ -10,6 +11,9 @@ from ranking.values import Knobs
 
 SAMPLE = "sample"
 """The value of ``data.uri`` that means the seeded sample feed in the workspace."""
+
+CRON = r"^\s*(\S+\s+){4}\S+\s*$"
+"""Five fields; Prefect checks what is in them."""
 
 
 class DataKnobs(Knobs):
@@ -68,6 +72,37 @@ class ApprovalKnobs(ApprovalRules):
         description="A question that nobody answers, or an approval that nobody uses, ends after this time, and the "
         "champion stays.",
     )
+
+
+class ScheduleKnobs(Knobs):
+    """When runs start by themselves, once `feedloop deploy` has registered them."""
+
+    timezone: str = Field(default="UTC", description="Time zone of the crons, such as Europe/Berlin.")
+    retrain_cron: str = Field(default="0 0 * * 0", pattern=CRON, description="When a retraining is due.")
+    monitor_cron: str = Field(
+        default="0 3 * * *",
+        pattern=CRON,
+        description="When the last whole day (UTC) is checked: late enough for its rows to have arrived.",
+    )
+    absence_hours: PositiveFloat = Field(
+        default=36.0, le=24 * 30, description="No successful check for this long raises the alarm of absence."
+    )
+    repeat_minutes: PositiveFloat = Field(
+        default=60.0, le=24 * 60, description="Events of one kind within this time start one run."
+    )
+    notification_block: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9-]+/[a-z0-9-]+$",
+        description="Prefect notification block, such as slack-webhook/ranking-team, that is told of a waiting "
+        "approval, a data incident and missing checks. Without one they only show in Prefect's event feed.",
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("no time zone has this name; names look like UTC or Europe/Berlin")
+        return name
 
 
 class Store(TypedDict):

@@ -5,15 +5,19 @@ from typing import ClassVar
 from pydantic import Field, JsonValue, NonNegativeInt
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from ranking.data_quality.knobs import QualityKnobs
+from ranking.drift import DriftKnobs
 from ranking.features import FeatureSpec, HistoryKnobs, Schema
 from ranking.models import DeepMLPKnobs, ModelKnobs
+from ranking.performance import PerformanceKnobs
 from ranking.retention import RetentionKnobs
 from ranking.split import SplitKnobs
 from ranking.training import TrainingKnobs
+from ranking.triggers.memory import TriggerKnobs
 from ranking.values import digest
 from ranking.verdict import GateKnobs
 from ranking.world import WorldKnobs
-from settings.effects import ApprovalKnobs, DataKnobs, Engine, RegistryKnobs, Store
+from settings.effects import ApprovalKnobs, DataKnobs, Engine, RegistryKnobs, ScheduleKnobs, Store
 
 PREFIX = "FEEDLOOP_"
 
@@ -43,6 +47,11 @@ class Settings(BaseSettings):
     training: TrainingKnobs = Field(default=TrainingKnobs(), description="How it is trained.")
     gate: GateKnobs = Field(default=GateKnobs(), description="When a challenger may replace the champion.")
     approval: ApprovalKnobs = Field(default=ApprovalKnobs(), description="Who agrees to it.")
+    quality: QualityKnobs = Field(default=QualityKnobs(), description="When new data are an incident.")
+    drift: DriftKnobs = Field(default=DriftKnobs(), description="When traffic has drifted.")
+    performance: PerformanceKnobs = Field(default=PerformanceKnobs(), description="When the champion got worse.")
+    triggers: TriggerKnobs = Field(default=TriggerKnobs(), description="When all that retrains.")
+    schedules: ScheduleKnobs = Field(default=ScheduleKnobs(), description="When runs start by themselves.")
     registry: RegistryKnobs = Field(default=RegistryKnobs(), description="Where models live.")
     retention: RetentionKnobs = Field(default=RetentionKnobs(), description="How many models are kept.")
     world: WorldKnobs = Field(default=WorldKnobs(), description="The sample feed of `feedloop run` without data.")
@@ -70,6 +79,11 @@ class Settings(BaseSettings):
     def engine(self) -> Engine:
         """Where rows are prepared."""
         return Engine(warehouse=self.data.warehouse, workspace=self.workspace)
+
+    @property
+    def maturity_hours(self) -> float:
+        """Time after an impression at which its label is final, as the split takes it."""
+        return max(self.split.label_maturity_hours, self.data.label_delay_hours)
 
     @property
     def sample_folder(self) -> str:

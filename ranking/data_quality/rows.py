@@ -64,7 +64,7 @@ def lateness(reference: Reference, current: Counts, knobs: QualityKnobs) -> Chec
 
 def duplicates(reference: Reference, current: Counts, knobs: QualityKnobs) -> Check | None:
     """No more rows repeat the key of another row than usual."""
-    share, usual = current.keys.repeated_share, reference.counts.keys.repeated_share
+    share, usual = current.row_keys.repeated_share, reference.counts.row_keys.repeated_share
     if share is None or usual is None:
         return None
     return Check(

@@ -55,10 +55,19 @@ def digests(store: Store, ref: ModelRef) -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".json") for name in _files(store, ref) - {_NEWEST}))
 
 
-def _files(store: Store, ref: ModelRef) -> set[str]:
+def attached(store: Store, ref: ModelRef, place: str) -> bytes | None:
+    """Another file beside the run; None if there is none at that path."""
+    path = PurePosixPath(place)
+    if path.name not in _files(store, ref, str(path.parent)):
+        return None
+    with answered(store.uri), temporary_folder() as folder:
+        return Path(store.client.download_artifacts(ref.run_id, place, str(folder))).read_bytes()
+
+
+def _files(store: Store, ref: ModelRef, folder: str = _FOLDER) -> set[str]:
     if not ref.run_id:
         # A version that somebody made by hand from a folder belongs to no run.
         return set()
     with answered(store.uri):
-        files = store.client.list_artifacts(ref.run_id, _FOLDER)
+        files = store.client.list_artifacts(ref.run_id, folder)
     return {PurePosixPath(file.path).name for file in files}

@@ -183,6 +183,10 @@ class MlflowRegistry:
         with answered(self.tracking_uri):
             self._attach(ref.run_id, files)
 
+    def attached(self, ref: ModelRef, place: str) -> bytes | None:
+        """See :meth:`Registry.attached`."""
+        return mlflow_evidence.attached(self._store, ref, place)
+
     def record(self, ref: ModelRef, evidence: Evidence) -> None:
         """See :meth:`Registry.record`."""
         mlflow_evidence.write(self._store, ref, evidence)

@@ -109,6 +109,9 @@ class Registry(Protocol):
     def attach(self, ref: ModelRef, files: Mapping[str, Path]) -> None:
         """Keep more files beside the version, by their path there."""
 
+    def attached(self, ref: ModelRef, place: str) -> bytes | None:
+        """One of the files kept beside the version; None if there is none at that path."""
+
     def record(self, ref: ModelRef, evidence: Evidence) -> None:
         """Keep the evidence about a version: as JSON, and its metrics as the version's metrics."""
 

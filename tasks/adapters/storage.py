@@ -31,6 +31,22 @@ def write_bytes(uri: str, content: bytes) -> None:
         ) from error
 
 
+def read_bytes(uri: str) -> bytes | None:
+    """A whole file; None if there is none.
+
+    Raises:
+        StorageError: the place cannot be read.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        with filesystem.open(path, "rb") as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, ImportError) as error:
+        raise StorageError(f"{uri} cannot be read: {error}. Check the setting `workspace` and its rights.") from error
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A local folder that is gone afterwards.

@@ -38,7 +38,7 @@ def deployed(team_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
     team = Team(tmp_path_factory.mktemp("deployed"), team_server)
     told = team.shell("deploy", "--json")
     assert told.code == 0, told
-    assert told.json["deployments"] == ["retrain/retrain", "propose/promote", "rollback/rollback"]
+    assert told.json["deployments"] == ["retrain/retrain", "monitor/monitor", "propose/promote", "rollback/rollback"]
     assert told.json["pool_made"] is True
     with temporary_settings({PREFECT_API_URL: team_server.api}), team_server.client() as client:
         assert ensure_pool(client, POOL) is False

@@ -9,12 +9,13 @@ from prefect.utilities.callables import parameter_schema
 
 from deployments.definitions import DEPLOYMENTS
 from flows.compare import compare
+from flows.monitor import monitor
 from flows.propose import propose
 from flows.retrain import retrain
 from flows.rollback import rollback
 
 
-@pytest.mark.parametrize("flow", [retrain, propose, compare, rollback], ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", [retrain, monitor, propose, compare, rollback], ids=lambda flow: flow.name)
 def test_every_parameter_of_a_flow_is_described_in_its_form(flow: Flow) -> None:
     properties = parameter_schema(flow).properties
     assert properties

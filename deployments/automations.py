@@ -1,0 +1,163 @@
+"""What Prefect does by itself when something is told, or when nothing is: the automations as a table.
+
+A new automation is one more row of :data:`AUTOMATIONS`.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from ranking.errors import SettingsError
+from ranking.values import Value
+from settings.effects import ScheduleKnobs
+from tasks.alerts import INCIDENT, RETRAINING
+from tasks.inquiry import REQUESTED
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events import AutomationCore
+    from prefect.events.actions import ActionTypes
+    from prefect.events.schemas.automations import EventTrigger
+
+COMPLETED = "prefect.flow-run.Completed"
+
+PARAMETERS = {name: f"{{{{ event.payload.{name} }}}}" for name in ("trigger", "reason", "flight")}
+"""Parameters of a retraining, taken from the event.  Prefect checks them against the flow's form before it runs."""
+
+
+class Automation(Value):
+    """One row of the table."""
+
+    name: str = Field(description="Its name in Prefect; feedloop owns the automations of these names.")
+    description: str
+    events: tuple[str, ...]
+    does: Literal["retrain", "notify"]
+    absent: bool = Field(default=False, description="It acts when no successful check has ended for so long.")
+    words: str = Field(default="", description="Text of the notification; {{ … }} is filled in by Prefect.")
+
+
+AUTOMATIONS: tuple[Automation, ...] = (
+    Automation(
+        name="feedloop: retrain",
+        description="The arbiter has decided to retrain. Several events within a while start one run.",
+        events=tuple(dict.fromkeys(RETRAINING.values())),
+        does="retrain",
+    ),
+    Automation(
+        name="feedloop: data incident",
+        description="The last day's rows are faulty: nothing is retrained until they are repaired.",
+        events=(INCIDENT,),
+        does="notify",
+        words="Data incident, retraining is held: {{ event.payload.reason }}",
+    ),
+    Automation(
+        name="feedloop: approval waits",
+        description="A promotion waits for an answer.",
+        events=(REQUESTED,),
+        does="notify",
+        words="Version {{ event.payload.challenger }} of {{ event.payload.model }} waits for an approval until "
+        "{{ event.payload.expires_at }}: {{ event.payload.reason }}",
+    ),
+    Automation(
+        name="feedloop: not monitored",
+        description="No check of the champion has ended well for too long.",
+        events=(COMPLETED,),
+        does="notify",
+        absent=True,
+        words="No check of the champion has ended well for too long. Is a worker running?",
+    ),
+)
+
+
+def register_all(
+    client: "SyncPrefectClient", model: str, knobs: ScheduleKnobs, deployments: Mapping[str, UUID]
+) -> list[str]:
+    """Create or update every automation, by its name; returns the names.
+
+    Args:
+        client: of the server.
+        model: name of the registered model whose events count.
+        knobs: how long, and who is notified.
+        deployments: name to id of what was registered.
+
+    Raises:
+        SettingsError: there is no such notification block.
+    """
+    notify = _notifier(client, knobs)
+    for row in AUTOMATIONS:
+        wanted = _core(row, model, knobs, deployments, notify)
+        known = client.read_automations_by_name(row.name)
+        if known:
+            # Switched off by a person, it stays off.
+            client.update_automation(known[0].id, wanted.model_copy(update={"enabled": known[0].enabled}))
+        else:
+            client.create_automation(wanted)
+    return [row.name for row in AUTOMATIONS]
+
+
+def _core(
+    row: Automation,
+    model: str,
+    knobs: ScheduleKnobs,
+    deployments: Mapping[str, UUID],
+    notify: "Callable[[str], ActionTypes]",
+) -> "AutomationCore":
+    from prefect.events import AutomationCore
+    from prefect.events.actions import RunDeployment
+
+    trigger = _absence(deployments["monitor"], knobs) if row.absent else _presence(row, model, knobs)
+    action: ActionTypes
+    if row.does == "retrain":
+        action = RunDeployment(deployment_id=deployments["retrain"], parameters=dict(PARAMETERS))
+    else:
+        action = notify(row.words)
+    return AutomationCore(name=row.name, description=row.description, trigger=trigger, actions=[action])
+
+
+def _presence(row: Automation, model: str, knobs: ScheduleKnobs) -> "EventTrigger":
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    # Questions carry the version after the model's name.
+    return EventTrigger(
+        expect=set(row.events),
+        match={"prefect.resource.id": [f"feedloop.model.{model}", f"feedloop.model.{model}.*"]},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(minutes=knobs.repeat_minutes),
+    )
+
+
+def _absence(monitor: UUID, knobs: ScheduleKnobs) -> "EventTrigger":
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    related: Any = {"prefect.resource.id": f"prefect.deployment.{monitor}", "prefect.resource.role": "deployment"}
+    return EventTrigger(
+        expect={COMPLETED},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related=related,
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(hours=knobs.absence_hours),
+    )
+
+
+def _notifier(client: "SyncPrefectClient", knobs: ScheduleKnobs) -> "Callable[[str], ActionTypes]":
+    """A notification through the configured block; without one, the automation only shows in the event feed."""
+    from prefect.events.actions import DoNothing, SendNotification
+    from prefect.exceptions import ObjectNotFound
+
+    if knobs.notification_block is None:
+        return lambda words: DoNothing()
+    kind, name = knobs.notification_block.split("/")
+    try:
+        block = client.read_block_document_by_name(name, kind).id
+    except ObjectNotFound as error:
+        raise SettingsError(
+            f"schedules.notification_block = {knobs.notification_block!r}: the Prefect server has no such block. "
+            "Create it there (Blocks), or take the setting away."
+        ) from error
+    return lambda words: SendNotification(block_document_id=block, subject="feedloop", body=words)
