@@ -85,7 +85,7 @@ def waiting(team: Team, versions: tuple[ModelRef, ...], team_worker: Program) ->
 def test_the_deployments_stand_on_the_server_as_in_the_table(deployed: PrefectServer) -> None:
     with deployed.client() as client:
         found = {deployment.name: deployment for deployment in client.read_deployments()}
-        assert set(found) == {"retrain", "promote", "rollback"}
+        assert set(found) == {"retrain", "monitor", "promote", "rollback"}
         assert found["promote"].entrypoint == "flows.propose.propose"
         assert found["retrain"].global_concurrency_limit is not None
         assert found["retrain"].global_concurrency_limit.limit == 1
