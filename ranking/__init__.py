@@ -22,6 +22,12 @@ Where to look first:
 - ``guardrails``    the ordered list of rules that can stop a promotion
 - ``verdict``       PROMOTE, A_B_TEST or REJECT, with the reason
 - ``gate_check``    what the thresholds do on simulated models; ``gate_world`` simulates them
+- ``approval``      whose approval counts;  ``questions`` sums answers up;  ``retention`` what may be deleted
+- ``reference``     what the champion learnt from, frozen (``bins``, ``counts``, ``sketches``);  ``data_quality``,
+  ``drift`` (``distances``, ``levels``) and ``performance`` hold a day against it;  ``triggers`` is the arbiter
+- ``assignment``    who gets which model (``hashing``, ``assignment_sql``);  ``rollout``, ``strategies`` and ``steps``
+  move it on (``rollout_checks``, ``health``, ``shadow``);  ``experiment`` reads an A/B test (``ratios``,
+  ``sequential``, ``planning``, ``proportions``, ``interleaving``)
 - ``world``         the seeded sample feed
 
 Nothing is re-exported here, so that importing one module costs only that module.
