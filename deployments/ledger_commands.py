@@ -1,5 +1,6 @@
 """What the commands about who serves do."""
 
+import uuid
 from datetime import UTC, datetime
 
 from deployments.session import Session
@@ -70,7 +71,7 @@ def rollback(session: Session, *, to: str | None, reason: str) -> int:
 
     models, ledger = open_both(**session.settings.store)
     now = now_of(session) or datetime.now(UTC)
-    result = back(models, ledger, to=to, reason=reason, actor=who(), now=now)
+    result = back(models, ledger, to=to, reason=reason, actor=who(), now=now, request=str(uuid.uuid4()))
     session.output.say(
         f"Version {result.champion.version} is the champion again; version {result.replaced.version} was put aside. "
         f"Ledger entry {result.entry.number}: {reason}."

@@ -430,6 +430,7 @@ class LedgerEntry(Value):
     approval_digest: str | None = Field(default=None, description="Digest of the approval that was used up.")
     channel: str | None = Field(default=None, description="How the approval was given.")
     requested_by: str | None = Field(default=None, description="Who asked for it.")
+    request: str | None = Field(default=None, description="The run that did it; a repeated run does it once.")
 
     @model_serializer(mode="wrap")
     def _without_what_older_entries_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import commit, reconcile, serving
 from tasks.model_card import entry_tags
-from tasks.succession import quarantined, ways_back
+from tasks.succession import last_move, quarantined, ways_back
 
 
 def rollback(
@@ -28,9 +28,12 @@ def rollback(
     reason: str,
     actor: str,
     now: datetime,
+    request: str,
     forced: bool = False,
 ) -> Rollback:
     """Put a version back that really served.  Nothing needs approval to go back; everything is recorded.
+
+    Repeating a request that was cut short after its ledger entry finishes it, and does not go back once more.
 
     Args:
         registry: where the models live.
@@ -40,6 +43,7 @@ def rollback(
         reason: why; it is recorded, and the version that is left counts as failed.
         actor: who does it.
         now: time of the rollback.
+        request: names this rollback.
         forced: go back even to a version that was itself rolled back from.
 
     Raises:
@@ -51,6 +55,9 @@ def rollback(
         raise RollbackError("A rollback needs a reason: it is what the next person reads. Give one.")
     head = reconcile(registry, ledger)
     entries = ledger.entries()
+    done = last_move(entries)
+    if done is not None and done.operation is Operation.ROLLBACK and done.request == request:
+        return _finish(registry, done)
     champion = serving(registry, ledger)
     if head is None or champion is None:
         raise RollbackError("Nothing was ever promoted by feedloop here, so there is nothing to go back to.")
@@ -68,12 +75,19 @@ def rollback(
         reason=" ".join((reason.strip(), *skipped)),
         at=now,
         release_digest=released.package_digest,
+        request=request,
     )
     entry = commit(ledger, draft, head)
     reconcile(registry, ledger)
+    return _finish(registry, entry)
+
+
+def _finish(registry: Registry, entry: LedgerEntry) -> Rollback:
+    target, failed = registry.model(entry.after or ""), registry.model(entry.before or "")
     registry.annotate(target, entry_tags("champion", entry))
-    registry.annotate(champion, {"status": "rolled_back", "rolled_back_at": now.isoformat(), "rollback_reason": reason})
-    return Rollback(champion=target, replaced=champion, reason=entry.reason, entry=entry)
+    left = {"status": "rolled_back", "rolled_back_at": entry.at.isoformat(), "rollback_reason": entry.reason}
+    registry.annotate(failed, left)
+    return Rollback(champion=target, replaced=failed, reason=entry.reason, entry=entry)
 
 
 def _target(

@@ -1,9 +1,10 @@
 """Changing who serves: thin tasks over the registry and the ledger, which tell Prefect what was done."""
 
 import logging
+import uuid
 from datetime import datetime
 
-from prefect import task
+from prefect import runtime, task
 
 from ranking.approval import ApprovalRules
 from ranking.errors import AccessDenied
@@ -113,7 +114,8 @@ def apply_rollback(
 ) -> Rollback:
     """Put an earlier champion back; see :func:`tasks.rollback.rollback`."""
     models, ledger = open_both(registry, workspace)
-    done = rollback(models, ledger, to=to, reason=reason, actor=actor, now=now, forced=forced)
+    request = str(runtime.flow_run.id or uuid.uuid4())
+    done = rollback(models, ledger, to=to, reason=reason, actor=actor, now=now, request=request, forced=forced)
     logger.warning("Rolled back from version %s to %s: %s", done.replaced.version, done.champion.version, done.reason)
     _tell(done.champion.name, done.entry)
     return done

@@ -36,6 +36,7 @@ class Draft(Value):
     approval_digest: str | None = None
     channel: str | None = None
     requested_by: str | None = None
+    request: str | None = None
 
 
 class Stored(Value):

@@ -77,10 +77,7 @@ class Versions:
         try:
             self._client.create_registered_model(self.name)
         except MlflowException as error:
-            if error.error_code == "PERMISSION_DENIED":
-                # Somebody who may only write to it cannot tell whether it is there by creating it.
-                self._client.get_registered_model(self.name)
-            elif error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def delete(self, number: str) -> None:

@@ -111,7 +111,15 @@ def work(shop: Shop, trial: Trial) -> dict[str, Any]:
         return {}
     if trial.operation == "rollback":
         try:
-            entry = rollback(shop.registry, shop.ledger, to=None, reason="trial", actor="harness", now=now).entry
+            entry = rollback(
+                shop.registry,
+                shop.ledger,
+                to=None,
+                reason="trial",
+                actor="harness",
+                now=now,
+                request=f"trial {trial.number}",
+            ).entry
         except FeedloopError as error:
             return {"refused": f"{type(error).__name__}: {error}"}
         return {"number": entry.number, "hash": entry.hash}

@@ -93,7 +93,7 @@ def test_a_promotion_that_loses_mlflow_half_way_says_so_soon_and_is_finished_lat
     assert shop.ledger.verify() == ()
     assert serving(shop.registry, shop.ledger).version == ("2" if step == "point" else "1")
     if step == "point":
-        assert rollback(shop.registry, shop.ledger, to=None, reason="it goes on", actor="ada", now=NOW)
+        assert rollback(shop.registry, shop.ledger, to=None, reason="it goes on", actor="ada", now=NOW, request="1")
         assert shop.registry.champion().version == "1"
     else:
         assert put(shop, "2").status == "promoted"

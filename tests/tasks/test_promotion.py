@@ -1,6 +1,7 @@
 """Promotion, decline, rollback and reconciliation over a real embedded MLflow."""
 
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -110,7 +111,10 @@ def push(
 
 
 def back(shop: Shop, to: str | None = None, *, forced: bool = False, reason: str = "clicks fell") -> Rollback:
-    return rollback(shop.registry, shop.ledger, to=to, reason=reason, actor="grace", now=NOW, forced=forced)
+    request = str(uuid.uuid4())
+    return rollback(
+        shop.registry, shop.ledger, to=to, reason=reason, actor="grace", now=NOW, request=request, forced=forced
+    )
 
 
 def crown(shop: Shop, version: str) -> None:
@@ -673,6 +677,28 @@ class TestRollback:
             back(shop, to="2")
         assert put(shop, 2, forced=True, reason="fixed the data", minutes=5).entry.forced is True
         assert quarantined(shop.ledger.entries()) == {}
+
+    def test_a_rollback_cut_short_after_its_entry_is_finished_and_not_done_twice(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for version in (1, 2, 3):
+            put(shop, version)
+
+        def again() -> Rollback:
+            return rollback(
+                shop.registry, shop.ledger, to=None, reason="clicks fell", actor="grace", now=NOW, request="run 7"
+            )
+
+        for step in ("point", "annotate"):
+            with monkeypatch.context() as broken:
+                fail_at(broken, step)
+                with pytest.raises(RegistryUnavailable):
+                    again()
+        done = again()
+        assert (done.champion.version, done.replaced.version, done.entry.number) == ("2", "3", 4)
+        assert len(shop.ledger.entries()) == 4
+        assert shop.registry.aliases() == {"champion": "2", "previous": "1"}
+        assert shop.registry.tags(done.replaced)["status"] == "rolled_back"
 
     def test_an_outage_is_an_outage_and_never_a_skipped_version(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch
