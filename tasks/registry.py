@@ -75,7 +75,6 @@ def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: s
     return bundle.facts.spec.log.features
 
 
-@task(name="require promotable", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -> ModelRef:
     """A version by number or alias.  Raises UnknownModel, which lists what there is."""
     return open_models(registry, workspace).model(version_or_alias)

@@ -41,6 +41,7 @@ def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None
     return serving(models, ledger)
 
 
+@task(name="require promotable", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
 def require_promotable(
     challenger: ModelRef,
     evidence: Evidence,
