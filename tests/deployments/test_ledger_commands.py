@@ -11,6 +11,7 @@ from tasks import promotion
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
 from tests.deployments.test_evidence_commands import Desk, desk, rows
+from tests.postgres import Postgres
 from tests.tasks.tiny_models import NOW, approval_of, evidence_about
 
 __all__ = ["desk"]  # the fixture, under the name by which tests ask for it
@@ -108,6 +109,17 @@ def test_doctor_tells_all_that_is_wrong_and_exits_with_six(busy: Desk) -> None:
     assert code == 6
     assert "WRONG log: " in words
     assert "WRONG ledger: entry 2 was edited" in words
+
+
+def test_doctor_finds_a_second_ledger_that_another_worker_would_go_on_writing_to(
+    busy: Desk, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows().to_parquet(busy.folder / "log.parquet")
+    assert "ok one ledger: It lies in MLflow" in busy.run("doctor")[1]
+    monkeypatch.setenv("FEEDLOOP_REGISTRY__LEDGER_URI", postgres.fresh_database())
+    code, words, _ = busy.run("doctor")
+    assert code == 6
+    assert "WRONG one ledger: registry.ledger_uri is set, and MLflow holds another ledger of this model with 2" in words
 
 
 def test_rollback_needs_a_reason_and_tells_what_it_did(busy: Desk) -> None:
