@@ -146,11 +146,14 @@ def test_an_incident_is_said_and_vetoes_whatever_it_looks_like(feed: Feed, fault
 @pytest.mark.usefixtures("_listened")
 def test_a_champion_that_lost_its_auc_is_retrained_for_performance(tmp_path: Path) -> None:
     feed = open_feed(tmp_path, auc=0.6)
-    found = feed.check(MONDAY)
-    assert found.scores.performance is not None
-    assert found.scores.performance.level is Level.ALARM
-    assert found.reason.startswith("Retrain, by performance: ")
-    assert "a drop of at least 0.0100, and proven" in found.reason
+    first, second = (feed.check(MONDAY + days * DAY) for days in range(2))
+    for found in (first, second):
+        assert found.scores.performance is not None
+        assert found.scores.performance.level is Level.ALARM
+    assert first.weighed.decision.decision == "wait"
+    assert "second in a row" in first.reason
+    assert second.reason.startswith("Retrain, by performance: ")
+    assert "a drop of at least 0.0100, and proven" in second.reason
 
 
 def test_without_a_server_nothing_waits_for_a_retraining_that_nobody_starts(feed: Feed) -> None:
