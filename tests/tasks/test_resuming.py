@@ -12,11 +12,11 @@ from prefect.serializers import JSONSerializer
 from pydantic import BaseModel, ValidationError
 
 from ranking.results import Approval, Evidence, Promotion
-from tasks import clock, data, evaluation, registry, reports, training, version
+from tasks import clock, data, evaluation, registry, reports, service, serving, training, version
 from tasks.resuming import RESUMED
 from tests.examples import NOW, evidence
 
-MODULES = (clock, data, evaluation, registry, reports, training, version)
+MODULES = (clock, data, evaluation, registry, reports, service, serving, training, version)
 TASKS = [found for module in MODULES for found in vars(module).values() if isinstance(found, Task)]
 
 
