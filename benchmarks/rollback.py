@@ -5,10 +5,12 @@ The least is an MLflow alias moved by hand: no ledger, no verified bytes, no gol
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.table import Row
@@ -27,17 +29,22 @@ def run(scale: float) -> list[Row]:
     del scale
     with tempfile.TemporaryDirectory(prefix="feedloop-rollback-") as name:
         stocked = _stocked(Path(name) / "stocked")
-        ours, theirs = [], []
+        changed, ours, theirs = [], [], []
         for repeat in range(REPEATS):
             folder = Path(name) / str(repeat)
             shutil.copytree(stocked, folder)
-            ours.append(_seconds([_feedloop(), "rollback", "--reason", "clicks fell"], folder))
+            until_changed, until_ended = _rolled_back(folder)
+            changed.append(until_changed)
+            ours.append(until_ended)
             uri = f"sqlite:///{folder / '.feedloop' / 'mlflow.db'}"
             theirs.append(_seconds([sys.executable, "-c", _BY_HAND, uri], folder))
     middle = REPEATS // 2
-    rolled, moved = sorted(ours)[middle], sorted(theirs)[middle]
-    note = "process start to exit: bytes verified, golden requests repeated, ledger, aliases"
-    return [Row("rollback by command", rolled, moved, moved / rolled, "s", note)]
+    first, last, moved = (sorted(times)[middle] for times in (changed, ours, theirs))
+    note = "bytes verified, golden requests repeated, ledger, aliases"
+    return [
+        Row("command to champion changed", first, moved, moved / first, "s", note),
+        Row("command to exit", last, moved, moved / last, "s", "and tags and description besides"),
+    ]
 
 
 def _feedloop() -> str:
@@ -70,6 +77,21 @@ def _stocked(folder: Path) -> Path:
             now=NOW,
         )
     return folder
+
+
+def _rolled_back(folder: Path) -> tuple[float, float]:
+    """Seconds until the alias names the former champion, and until the command has ended."""
+    query = "SELECT version FROM registered_model_aliases WHERE name = 'feed_ranker' AND alias = 'champion'"
+    with closing(sqlite3.connect(folder / ".feedloop" / "mlflow.db")) as connection:
+        start = time.perf_counter()
+        command = [_feedloop(), "rollback", "--reason", "clicks fell"]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while connection.execute(query).fetchone()[0] != 1:
+            assert process.poll() in (None, 0)
+            time.sleep(0.01)
+        changed = time.perf_counter() - start
+        assert process.wait() == 0
+    return changed, time.perf_counter() - start
 
 
 def _seconds(command: list[str], folder: Path) -> float:
