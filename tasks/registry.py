@@ -80,11 +80,6 @@ def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -
     return open_models(registry, workspace).model(version_or_alias)
 
 
-def registered_versions(registry: RegistryKnobs, workspace: str) -> tuple[ModelRef, ...]:
-    """All versions, oldest first."""
-    return open_models(registry, workspace).versions()
-
-
 def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry, ...]:
     """The history of who served, oldest first."""
     return open_both(registry, workspace)[1].entries()

@@ -757,7 +757,7 @@ class TestTasks:
         where = {"registry": RegistryKnobs(), "workspace": str(shop.workspace)}
         assert service.current_champion.fn(**where) is None
         assert tasks.champion_bundle(**where) is None
-        first, second = tasks.registered_versions(**where)[:2]
+        first, second = shop.registry.versions()[:2]
         for challenger, champion in ((first, None), (second, first)):
             evidence = evidence_about(challenger, champion)
             tasks.record_evidence.fn(challenger=challenger, evidence=evidence, report=None, **where)
