@@ -404,6 +404,7 @@ class Operation(StrEnum):
     ROLLBACK = "rollback"
     DECLINE = "decline"
     REFUSE = "refuse"
+    ROLLOUT = "rollout"
 
     @property
     def moves(self) -> bool:
@@ -431,6 +432,9 @@ class LedgerEntry(Value):
     channel: str | None = Field(default=None, description="How the approval was given.")
     requested_by: str | None = Field(default=None, description="Who asked for it.")
     request: str | None = Field(default=None, description="The run that did it; a repeated run does it once.")
+    rollout: dict[str, JsonValue] | None = Field(
+        default=None, description="State of a rollout from here on; see :mod:`ranking.rollout`."
+    )
 
     @model_serializer(mode="wrap")
     def _without_what_older_entries_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
