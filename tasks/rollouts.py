@@ -14,7 +14,7 @@ from pydantic import Field
 from ranking import rollout as states
 from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
 from ranking.results import Evidence, LedgerEntry, ModelRef, Operation, Promotion, Trial, as_utc
-from ranking.rollout import Action, ReleasePlan, Rollout, RolloutStatus, Step
+from ranking.rollout import Action, ReleasePlan, Rollout, RolloutStatus, Step, Transition
 from ranking.rollout_checks import StageEvidence
 from ranking.steps import next_step
 from ranking.strategies import AbStage
@@ -50,7 +50,15 @@ def present(entries: tuple[LedgerEntry, ...]) -> Rollout | None:
     if entry is None:
         return None
     rollout = rollout_of(entry)
-    return rollout if rollout.champion == serving_version(entries) else None
+    if rollout.champion != serving_version(entries):
+        return None
+    return rollout.model_copy(update={"history": tuple(map(_transition, history(entries, rollout)))})
+
+
+def _transition(entry: LedgerEntry) -> Transition:
+    """One entry as a line of the rollout's history."""
+    action, _, reason = entry.reason.partition(": ")
+    return Transition(at=entry.at, actor=entry.actor, action=action, stage=rollout_of(entry).stage, reason=reason)
 
 
 def running(entries: tuple[LedgerEntry, ...]) -> Rollout | None:
