@@ -97,6 +97,9 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
             outcomes = _anchor(settings.rollout.outcomes, folder)
             changes["rollout"] = settings.rollout.model_copy(update={"outcomes": outcomes})
         changes["data"] = settings.data.model_copy(update={"uri": _anchor(settings.data.uri, folder)})
+    places = {"log": settings.serving.log, "folder": settings.serving.folder}
+    anchored = {name: _anchor(place, folder) for name, place in places.items() if place is not None}
+    changes["serving"] = settings.serving.model_copy(update=anchored)
     plain = Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields})
     return plain.model_copy(update=changes)
 
