@@ -112,9 +112,9 @@ def _reference(
     Not being able to make it leaves both unmeasured, with the reason in the log: a shadow then holds.
     """
     models = open_models(registry, workspace)
-    challenger = models.model(logs.rollout.challenger)
-    kept = models.attached(challenger, PLACE)
     try:
+        challenger = models.model(logs.rollout.challenger)
+        kept = models.attached(challenger, PLACE)
         table = _parsed(kept) if kept is not None else None
         if table is None:
             evidence = models.evidence(challenger)
