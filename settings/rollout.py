@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from ranking.experiment_knobs import ExperimentKnobs
 from ranking.results import Decision, Evidence
 from ranking.rollout import ReleasePlan, RolloutKnobs
 from ranking.strategies import AbTest, Canary, Immediate, RampStage, Shadow
@@ -21,7 +22,7 @@ SAMPLE_CANARY = Canary(
 )
 """The sample feed has 1,500 users: one in a hundred of them would be fifteen people."""
 
-SAMPLE_AB_TEST = AbTest(first=SAMPLE_CANARY.ramp[0])
+SAMPLE_AB_TEST = AbTest(first=SAMPLE_CANARY.ramp[0], experiment=ExperimentKnobs(weeks=1, min_users_per_arm=400))
 
 
 class RolloutSettings(Knobs):

@@ -159,6 +159,50 @@ def ramp_evidence(logs: Logs, *, paired: bool) -> StageEvidence:
 
 def experiment_evidence(logs: Logs, horizon: timedelta) -> ExperimentEvidence | None:
     """Sums by user of an A/B test, up to the newest moment before which every label is final."""
+    found = _test(logs, horizon)
+    if found is None:
+        return None
+    until, arms, users = found
+    counted = arms.group_by("arm").agg(users=arms.count(), crossed=(arms.arms > 1).sum()).execute()
+    seen, crossed = _by_arm(counted, "users"), _by_arm(counted, "crossed")
+    return ExperimentEvidence(
+        until=until,
+        clicks=_arms(users, "clicks", "impressions", "clicks_before", "impressions_before"),
+        guardrails={
+            "clicks_per_user": _arms(users, "clicks", "one"),
+            "impressions_per_user": _arms(users, "impressions", "one"),
+            "bad_sessions": _arms(users, "bad", "sessions"),
+        },
+        control_users=seen.get(CONTROL, 0),
+        treatment_users=seen.get(TREATMENT, 0),
+        crossovers=sum(crossed.values()),
+    )
+
+
+def users_of_test(logs: Logs, horizon: timedelta) -> pd.DataFrame | None:
+    """Everything that is known of every user of an A/B test, in one row each; ``None`` while no label is final."""
+    found = _test(logs, horizon)
+    return None if found is None else found[2]
+
+
+def daily_clicks(logs: Logs) -> pd.DataFrame | None:
+    """Clicks and impressions with final labels by day and arm: ``day, arm, clicks, impressions``."""
+    exposures, outcomes = logs.stage("exposures", logs.matured), logs.outcomes
+    if exposures is None or outcomes is None:
+        return None
+    shown = live.labelled(exposures.filter(exposures.arm.isin(live.ARMS)), outcomes)
+    dated = shown.mutate(day=shown.time.truncate("D"))
+    found: pd.DataFrame = (
+        dated.group_by("day", "arm")
+        .agg(clicks=dated.label.sum(), impressions=dated.count())
+        .order_by("day", "arm")
+        .execute()
+    )
+    return found if len(found) else None
+
+
+def _test(logs: Logs, horizon: timedelta) -> "tuple[datetime, ir.Table, pd.DataFrame] | None":
+    """Until when labels are final, every user's first arm, and what is summed of every user."""
     rollout = logs.rollout
     until = min(logs.matured, rollout.entered + horizon)
     requests = logs.stage("requests", until) if until > rollout.entered else None
@@ -168,25 +212,10 @@ def experiment_evidence(logs: Logs, horizon: timedelta) -> ExperimentEvidence | 
     clicks = _clicks(logs, arms, until)
     if clicks is None:
         return None
-    clicks = clicks.merge(_before(logs, horizon), on="user", how="left").fillna(
-        {"clicks_before": 0.0, "impressions_before": 0.0}
-    )
-    clicks = clicks.merge(_user_sessions(logs, requests), on="user", how="left").fillna({"sessions": 0.0, "bad": 0.0})
-    counted = arms.group_by("arm").agg(users=arms.count(), crossed=(arms.arms > 1).sum()).execute()
-    users, crossed = _by_arm(counted, "users"), _by_arm(counted, "crossed")
-    one = np.ones(len(clicks))
-    return ExperimentEvidence(
-        until=until,
-        clicks=_arms(clicks, "clicks", "impressions", "clicks_before", "impressions_before"),
-        guardrails={
-            "clicks_per_user": _arms(clicks.assign(one=one), "clicks", "one"),
-            "impressions_per_user": _arms(clicks.assign(one=one), "impressions", "one"),
-            "bad_sessions": _arms(clicks, "bad", "sessions"),
-        },
-        control_users=users.get(CONTROL, 0),
-        treatment_users=users.get(TREATMENT, 0),
-        crossovers=sum(crossed.values()),
-    )
+    beside = clicks.merge(_before(logs, horizon), on="user", how="left")
+    beside = beside.merge(_user_sessions(logs, requests), on="user", how="left")
+    counts = ("clicks_before", "impressions_before", "sessions", "bad")
+    return until, arms, beside.fillna(dict.fromkeys(counts, 0.0)).assign(one=1.0)
 
 
 def _windows(logs: Logs, requests: "ir.Table | None", *, paired: bool) -> tuple[HealthWindow, ...]:

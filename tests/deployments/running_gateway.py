@@ -5,20 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ranking.assignment import RoutingTable
 from ranking.results import ModelRef, Operation
 from ranking.rollout import Rollout, begin
 from ranking.strategies import Canary, Strategy
