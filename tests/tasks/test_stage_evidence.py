@@ -15,7 +15,7 @@ from ranking.exposures import BEATS, EXPOSURES, REQUESTS, SHADOW, SHADOW_REQUEST
 from ranking.features import ColumnKnobs
 from ranking.rollout import Rollout, begin
 from ranking.rollout_checks import StageEvidence
-from ranking.strategies import AbTest, Canary, RampStage, Shadow, Strategy
+from ranking.strategies import AbTest, Canary, InterleavingStage, RampStage, Shadow, Strategy
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.stage_evidence import gather_evidence
 
@@ -236,3 +236,26 @@ def test_a_shadow_compares_both_scores_and_counts_what_was_not_scored(place: Pat
     assert found.rank_correlation > 0.95
     # Nothing is registered here, so what training looked like is not known: unmeasured, never fine.
     assert (found.sums.features, found.own_stability_index, found.log_loss) == (None, None, None)
+
+
+def test_mixed_lists_count_the_clicks_on_each_models_picks(place: Path) -> None:
+    requests = traffic(900, arms=("rest",))
+    write(place, "requests", requests, REQUESTS)
+    exposures = exposures_of(requests)
+    # Whose pick each item was: nobody's, the champion's, the challenger's; the last 300 requests were not mixed.
+    exposures["team"] = np.tile([-1, 0, 1], 900)
+    exposures.loc[1800:, "team"] = -1
+    write(place, "exposures", exposures, EXPOSURES)
+    outcomes = outcomes_of(exposures)
+    write_outcomes(place, outcomes)
+    mixing = AbTest(first=None, interleaving=InterleavingStage(name="mixed", min_requests=500))
+
+    found = gathered(place, rollout_with(mixing), 6).interleaving
+
+    assert found is not None
+    clicks = outcomes["click"].to_numpy().reshape(900, 3)[:600]
+    assert (found.requests, found.champion_wins, found.challenger_wins) == (
+        600,
+        int((clicks[:, 1] > clicks[:, 2]).sum()),
+        int((clicks[:, 2] > clicks[:, 1]).sum()),
+    )
