@@ -15,6 +15,7 @@
     ├── TrainingError                 the fit diverged or had nothing to learn from
     ├── BundleError                   a model bundle cannot be used
     │   └── TamperedBundle            bytes do not match the manifest or the expected digest
+    ├── FeaturesError                 a table of serving features cannot be used
     ├── ComparisonError               the two models cannot be compared fairly
     │   └── MismatchedRows            they did not score the same rows
     ├── RegistryError                 the registry answered, and the answer is no
@@ -105,6 +106,12 @@ class BundleError(FeedloopError):
 
 class TamperedBundle(BundleError):
     """Raised when a bundle's bytes do not match its manifest or the expected digest."""
+
+
+class FeaturesError(FeedloopError):
+    """Raised when a table of serving features is missing, was changed, or does not fit the request."""
+
+    exit_code = 5
 
 
 class ComparisonError(FeedloopError):
