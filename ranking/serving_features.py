@@ -55,7 +55,8 @@ class FeaturesManifest(Value):
     spec: FeatureSpec
     as_of: AwareDatetime
     window: Window
-    rows: dict[str, NonNegativeInt]
+    users: NonNegativeInt
+    items: NonNegativeInt
     files: dict[str, str]
 
 
@@ -102,6 +103,12 @@ class LookedUp:
     def unknown(self) -> int:
         """Of those, the ones that the table does not have."""
         return sum(self.unknown_by_key.values())
+
+    @property
+    def known(self) -> dict[str, float]:
+        """Per column, the share of rows that are not null; a key that was never seen has no recency."""
+        count = max(self.rows.num_rows, 1)
+        return {name: 1.0 - self.rows[name].null_count / count for name in self.rows.column_names}
 
 
 class ServingFeatures:
@@ -184,9 +191,10 @@ class ServingFeatures:
         context: Mapping[str, Any],
         at: datetime,
         overrides: Mapping[str, Any] | None = None,
+        item_features: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> pa.Table:
         """The rows to score, one per item in their order; see :meth:`look_up`."""
-        return self.look_up(user, items, context, at, overrides).rows
+        return self.look_up(user, items, context, at, overrides, item_features).rows
 
     def look_up(
         self,
@@ -195,28 +203,28 @@ class ServingFeatures:
         context: Mapping[str, Any],
         at: datetime,
         overrides: Mapping[str, Any] | None = None,
+        item_features: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> LookedUp:
         """Everything that a model of this specification reads about a user and some items.
 
-        Args:
-            user: its id; 3, 3.0 and "3" are one id.
-            items: (N,) ids of the candidates.
-            context: a value for every context feature of the log; None is "not known".
-            at: time of the request (UTC if it names no zone).  A time before ``as_of`` counts as ``as_of``.
-            overrides: other logged features that the request knows better.  A scalar holds for all rows, a list has
-                one value per item, None included.  The history of an attribute follows the overridden value.
+                Args:
+                    user: its id; 3, 3.0 and "3" are one id.
+                    items: (N,) ids of the candidates.
+                    context: a value for every context feature of the log; None is "not known".
+                    at: time of the request (UTC if it names no zone).  A time before ``as_of`` counts as ``as_of``.
+                    overrides: other logged features that the request knows better.  A scalar holds for all rows, a list has
+        XX
+                Returns:
+                    (N) rows with both ids, every logged feature and every history column; ``encoder.columns`` are among them.
 
-        Returns:
-            (N) rows with both ids, every logged feature and every history column; ``encoder.columns`` are among them.
-
-        Raises:
-            FeaturesError: a context feature is missing, a name is no logged feature, or a list has another length.
+                Raises:
+                    FeaturesError: a context feature is missing, a name is no logged feature, or a list has another length.
         """
         listed = items.tolist() if isinstance(items, np.ndarray) else list(items)
         count, log = len(listed), self.spec.log
-        given = {**context, **(overrides or {})}
-        self._check(given, count)
         user_place, item_places = self._users.index.rows([user])[0], self._items.index.rows(listed)
+        given = {**context, **(overrides or {}), **self._sent_with(item_features or (), item_places)}
+        self._check(given, count)
         types = self._types
         columns: dict[str, pa.Array] = {
             log.user: _column(log.user, types[log.user], user, count),
@@ -247,6 +255,19 @@ class ServingFeatures:
                 if profile.columns
             }
         return LookedUp(pa.table(columns), unknown)
+
+    def _sent_with(self, sent: Sequence[Mapping[str, Any] | None], places: np.ndarray) -> dict[str, list[Any]]:
+        """Per feature that came with some item, a value for every item."""
+        if sent and len(sent) != len(places):
+            raise FeaturesError(f"There are features of {len(sent):,} items for {len(places):,} items.")
+        columns: dict[str, list[Any]] = {}
+        for name in {name for one in sent if one for name in one}:
+            own = self._items.columns.get(name)
+            columns[name] = [None] * len(places) if own is None else own.take(pa.array(places)).to_pylist()
+            for number, one in enumerate(sent):
+                if one and name in one:
+                    columns[name][number] = one[name]
+        return columns
 
     def _places(
         self, user: Id, items: list[Id], columns: Mapping[str, Any], given: Mapping[str, Any]

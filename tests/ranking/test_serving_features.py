@@ -129,7 +129,7 @@ def files_at(
 
 def served(engine: duckdb.DuckDBPyConnection, rows: pa.Table, wanted: FeatureSpec, at: datetime) -> ServingFeatures:
     manifest = FeaturesManifest(
-        spec=wanted, as_of=at, window=Window(start=START - timedelta(days=9), end=at), rows={}, files={}
+        spec=wanted, as_of=at, window=Window(start=START - timedelta(days=9), end=at), users=1, items=1, files={}
     )
     return ServingFeatures(manifest, files_at(engine, rows, wanted, at))
 
@@ -324,7 +324,9 @@ def on_disk(engine: duckdb.DuckDBPyConnection, folder: Path, wanted: FeatureSpec
     for name, rows in files_at(engine, log((1, "i", 1, 1, "news"), (2, "j", 2, 0, None)), wanted, at).items():
         pq.write_table(rows, folder / name)
         marks[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    manifest = FeaturesManifest(spec=wanted, as_of=at, window=Window(start=START, end=at), rows={}, files=marks)
+    manifest = FeaturesManifest(
+        spec=wanted, as_of=at, window=Window(start=START, end=at), users=1, items=1, files=marks
+    )
     (folder / MANIFEST).write_text(canonical_json(manifest))
     return manifest
 
