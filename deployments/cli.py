@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from deployments import cli_ledger, cli_server
+from deployments import cli_features, cli_ledger, cli_server
 from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Verbose, Yes, app, command, session_of
 
 __all__ = ["app", "main"]
@@ -145,7 +145,7 @@ def simulate(
     return session_of(config, json, verbose).do("deployments.commands:simulate", days=days)
 
 
-for name, function in (*cli_ledger.COMMANDS, *cli_server.COMMANDS):
+for name, function in (*cli_ledger.COMMANDS, *cli_server.COMMANDS, *cli_features.COMMANDS):
     command(name)(function)
 
 

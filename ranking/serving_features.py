@@ -97,7 +97,8 @@ class LookedUp:
     @property
     def cells(self) -> int:
         """Keys that were looked up."""
-        return len(self.unknown_by_key) * self.rows.num_rows
+        count: int = self.rows.num_rows
+        return len(self.unknown_by_key) * count
 
     @property
     def unknown(self) -> int:
@@ -207,18 +208,22 @@ class ServingFeatures:
     ) -> LookedUp:
         """Everything that a model of this specification reads about a user and some items.
 
-                Args:
-                    user: its id; 3, 3.0 and "3" are one id.
-                    items: (N,) ids of the candidates.
-                    context: a value for every context feature of the log; None is "not known".
-                    at: time of the request (UTC if it names no zone).  A time before ``as_of`` counts as ``as_of``.
-                    overrides: other logged features that the request knows better.  A scalar holds for all rows, a list has
-        XX
-                Returns:
-                    (N) rows with both ids, every logged feature and every history column; ``encoder.columns`` are among them.
+        Args:
+            user: its id; 3, 3.0 and "3" are one id.
+            items: (N,) ids of the candidates.
+            context: a value for every context feature of the log; None is "not known".
+            at: time of the request (UTC if it names no zone).  A time before ``as_of`` counts as ``as_of``.
+            overrides: other logged features that the request knows better, such as those of the user.  A scalar
+                holds for all rows, a list has one value per item, None included.
+            item_features: (N,) per item the features that the request knows better; what an item does not name is
+                looked up.  The history of an attribute follows the value that was sent.
 
-                Raises:
-                    FeaturesError: a context feature is missing, a name is no logged feature, or a list has another length.
+        Returns:
+            (N) rows with both ids, every logged feature and every history column: all of ``encoder.columns``.
+
+        Raises:
+            FeaturesError: a context feature is missing, a name is no logged feature, a value cannot be read as its
+                column's type, or a list has another length.
         """
         listed = items.tolist() if isinstance(items, np.ndarray) else list(items)
         count, log = len(listed), self.spec.log
