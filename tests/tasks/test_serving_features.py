@@ -171,3 +171,28 @@ def test_tables_go_to_an_object_store_as_well(data: DataKnobs) -> None:
     assert loaded.digest == table.digest
     left = fsspec.filesystem("memory").ls(place("memory://bucket/feed", digest(wanted)), detail=False)
     assert len(left) == KEPT + 1
+
+
+def test_features_are_written_for_whoever_may_have_to_answer(tmp_path: Path) -> None:
+    shop = open_shop(with_database(tmp_path))
+    store = {"registry": RegistryKnobs(), "workspace": str(tmp_path)}
+    first, second = shop.register(1), shop.register(2)
+    assert served_specifications.fn(champion=None, also=(), **store) == []
+    shop.registry.point("challenger", second.version)
+    # Both read the same, so one table is enough.
+    (found,) = served_specifications.fn(champion=first, also=("1",), **store)
+    assert found == tiny_bundle().facts.spec
+    with pytest.raises(UnknownModel, match="9"):
+        served_specifications.fn(champion=first, also=("9",), **store)
+
+
+def test_a_challenger_whose_bytes_do_not_verify_does_not_cost_the_champion_its_features(tmp_path: Path) -> None:
+    shop = open_shop(with_database(tmp_path))
+    first, second = shop.register(1), shop.register(2)
+    shop.registry.point("challenger", second.version)
+    (weights,) = [file for file in tmp_path.rglob("model.safetensors") if second.digest[:8] and _of(file, second)]
+    weights.write_bytes(b"other")
+    store = {"registry": RegistryKnobs(), "workspace": str(tmp_path)}
+    assert served_specifications.fn(champion=first, also=(), **store) == [tiny_bundle().facts.spec]
+    with pytest.raises(TamperedBundle):
+        served_specifications.fn(champion=second, also=(), **store)
