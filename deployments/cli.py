@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from deployments import cli_features, cli_ledger, cli_server
+from deployments import cli_features, cli_ledger, cli_rollout, cli_server, cli_serving
 from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Verbose, Yes, app, command, session_of
 
 __all__ = ["app", "main"]
@@ -65,6 +65,10 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Although the verdict is not PROMOTE; needs --reason.")
     ] = False,
+    strategy: Annotated[
+        str | None,
+        typer.Option("--strategy", help="immediate, shadow, canary or ab_test. [default: rollout.strategy]"),
+    ] = None,
     reason: Reason = "",
     config: Config = None,
     yes: Yes = False,
@@ -73,7 +77,13 @@ def promote(
 ) -> int:
     """Make a compared challenger the champion, if its verdict is PROMOTE and somebody approves."""
     return session_of(config, json, verbose).do(
-        "deployments.commands:promote", runs_flows=True, version=version, force=force, reason=reason, yes=yes
+        "deployments.commands:promote",
+        runs_flows=True,
+        version=version,
+        force=force,
+        strategy=strategy,
+        reason=reason,
+        yes=yes,
     )
 
 
@@ -145,7 +155,9 @@ def simulate(
     return session_of(config, json, verbose).do("deployments.commands:simulate", days=days)
 
 
-for name, function in (*cli_ledger.COMMANDS, *cli_server.COMMANDS, *cli_features.COMMANDS):
+GROUPS = (cli_ledger, cli_rollout, cli_server, cli_serving, cli_features)
+
+for name, function in (row for group in GROUPS for row in group.COMMANDS):
     command(name)(function)
 
 

@@ -32,7 +32,7 @@ def deploy(session: Session, *, pool: str) -> int:
     when = settings.schedules
     session.output.say(
         f"Starts by itself: retrain at {when.retrain_cron}, monitor at {when.monitor_cron}, refresh at "
-        f"{when.refresh_cron} {when.timezone}."
+        f"{when.refresh_cron}, advance at {when.advance_cron} {when.timezone}."
     )
     session.output.say(f"Automations: {', '.join(automations)}.")
     session.output.say(f"Start a worker where that file and feedloop are: prefect worker start --pool {pool}")

@@ -8,7 +8,7 @@ from prefect import flow
 from flows.approval import request_approval
 from flows.outcome import refused
 from flows.promote import promote
-from ranking.results import Decision, Evidence, Retraining
+from ranking.results import Evidence, Retraining
 from settings.loading import load
 from tasks.arbiter import land, take_off
 from tasks.clock import moment
@@ -105,6 +105,7 @@ def retrain(
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)
+    plan = settings.rollout.after(verdict.decision, first=champion is None)
     evidence = Evidence(
         comparison=comparison,
         verdict=verdict,
@@ -113,6 +114,7 @@ def retrain(
         code_version=code_of_this_run(),
         training=trained.training,
         split=split,
+        plan=plan.kept if plan else {},
     )
     report = write_report(evidence=evidence, gate=settings.gate, workspace=settings.workspace)
     record_evidence(challenger=challenger, evidence=evidence, report=report, **settings.store)
@@ -127,7 +129,7 @@ def retrain(
         return_state=True,
     )
     promotion = None
-    if verdict.decision is Decision.PROMOTE:
+    if plan is not None:
         approval = request_approval(evidence, settings=settings, forced=False, requested_by=requested_by, now=now)
         promotion = promote(challenger.version, approval, config=config, now=now)
     return Retraining(

@@ -75,6 +75,8 @@ class RoutingTable(Value):
     stage_name: str = ""
     shadow: str | None = Field(default=None, description="Version that scores along and is shown to nobody.")
     shadow_share: float = Field(default=0.0, ge=0, le=1, description="Share of requests that it scores.")
+    interleaved: str | None = Field(default=None, description="Version whose ranking is mixed with the champion's.")
+    interleaved_share: float = Field(default=0.0, ge=0, le=1, description="Share of requests that are mixed.")
 
     @model_validator(mode="after")
     def _arms_do_not_overlap(self) -> Self:
@@ -88,7 +90,7 @@ class RoutingTable(Value):
     @property
     def versions(self) -> tuple[str, ...]:
         """Every version that has to be loaded, the champion first."""
-        named = (self.champion, *(arm.version for arm in self.arms if arm.share), self.shadow)
+        named = (self.champion, *(arm.version for arm in self.arms if arm.share), self.shadow, self.interleaved)
         return tuple(dict.fromkeys(version for version in named if version is not None))
 
     def share_of(self, arm: str) -> float:

@@ -40,6 +40,11 @@ class SwitchStage(_Stage):
 
     kind: Literal["switch"] = "switch"
 
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return "all users at once"
+
 
 class ShadowStage(_Stage):
     """The challenger scores along; users see the champion."""
@@ -48,6 +53,14 @@ class ShadowStage(_Stage):
     request_share: float = Field(default=1.0, gt=0, le=1, description="Share of requests the challenger scores.")
     min_requests: PositiveInt = Field(default=5_000, description="Requests that must have been chosen for it.")
     checks: ShadowKnobs = Field(default=ShadowKnobs(), description="What it must show.")
+
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return (
+            f"scoring {self.request_share:.0%} of the requests unseen for at least {self.min_hours:g} hours and "
+            f"{self.min_requests:,} requests"
+        )
 
 
 class RampStage(_Stage):
@@ -64,12 +77,23 @@ class RampStage(_Stage):
         "left. None demands nothing: a proven drop still rolls back, but too few users to see one do not hold.",
     )
 
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return f"{self.share:.0%} of the users for at least {self.min_hours:g} hours"
+
 
 class AbStage(_Stage):
     """Half and half until the registered horizon."""
 
     kind: Literal["ab_test"] = "ab_test"
     experiment: ExperimentKnobs = Field(default=ExperimentKnobs(), description="How it is read.")
+
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        weeks, share = self.experiment.weeks, self.experiment.share
+        return f"{share:.0%} of the users in each arm for {weeks} week{'s' if weeks > 1 else ''}"
 
 
 Stage = Annotated[SwitchStage | ShadowStage | RampStage | AbStage, Field(discriminator="kind")]

@@ -1,5 +1,6 @@
 """``Settings``: every knob of feedloop, composed from the groups that own them."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, JsonValue, NonNegativeInt
@@ -7,6 +8,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ranking.data_quality.knobs import QualityKnobs
 from ranking.drift import DriftKnobs
+from ranking.errors import SettingsError
 from ranking.features import FeatureSpec, HistoryKnobs, Schema
 from ranking.models import DeepMLPKnobs, ModelKnobs
 from ranking.performance import PerformanceKnobs
@@ -18,6 +20,8 @@ from ranking.values import digest
 from ranking.verdict import GateKnobs
 from ranking.world import WorldKnobs
 from settings.effects import ApprovalKnobs, DataKnobs, Engine, RegistryKnobs, ScheduleKnobs, Store
+from settings.rollout import RolloutSettings
+from settings.serving import ServingKnobs
 
 PREFIX = "FEEDLOOP_"
 
@@ -47,12 +51,14 @@ class Settings(BaseSettings):
     training: TrainingKnobs = Field(default=TrainingKnobs(), description="How it is trained.")
     gate: GateKnobs = Field(default=GateKnobs(), description="When a challenger may replace the champion.")
     approval: ApprovalKnobs = Field(default=ApprovalKnobs(), description="Who agrees to it.")
+    rollout: RolloutSettings = Field(default=RolloutSettings(), description="How it then reaches its users.")
     quality: QualityKnobs = Field(default=QualityKnobs(), description="When new data are an incident.")
     drift: DriftKnobs = Field(default=DriftKnobs(), description="When traffic has drifted.")
     performance: PerformanceKnobs = Field(default=PerformanceKnobs(), description="When the champion got worse.")
     triggers: TriggerKnobs = Field(default=TriggerKnobs(), description="When all that retrains.")
     schedules: ScheduleKnobs = Field(default=ScheduleKnobs(), description="When runs start by themselves.")
     registry: RegistryKnobs = Field(default=RegistryKnobs(), description="Where models live.")
+    serving: ServingKnobs = Field(default=ServingKnobs(), description="The gateway.")
     retention: RetentionKnobs = Field(default=RetentionKnobs(), description="How many models are kept.")
     world: WorldKnobs = Field(default=WorldKnobs(), description="The sample feed of `feedloop run` without data.")
 
@@ -86,9 +92,29 @@ class Settings(BaseSettings):
         return max(self.split.label_maturity_hours, self.data.label_delay_hours)
 
     @property
+    def outcomes_uri(self) -> str:
+        """Where the outcomes of served impressions arrive."""
+        return self.rollout.outcomes or self.data.uri
+
+    @property
     def sample_folder(self) -> str:
         """Where the sample feed lives."""
         return f"{self.workspace}/sample"
+
+    @property
+    def online_folder(self) -> str:
+        """Where the gateway logs what it answered, and where evidence about a rollout is read."""
+        return self.serving.log or f"{self.workspace}/online"
+
+    @property
+    def gateway_folder(self) -> Path:
+        """The gateway's own local folder."""
+        if self.serving.folder is None and "://" in self.workspace:
+            raise SettingsError(
+                f"The workspace {self.workspace} is not a local folder, so the gateway needs one of its own: set "
+                "serving.folder."
+            )
+        return Path(self.serving.folder or f"{self.workspace}/gateway")
 
     @property
     def is_sample(self) -> bool:

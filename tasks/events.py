@@ -16,6 +16,7 @@ _NAMES = {
     Operation.ROLLBACK: "feedloop.model.rolled-back",
     Operation.DECLINE: "feedloop.model.declined",
     Operation.REFUSE: "feedloop.model.refused",
+    Operation.ROLLOUT: "feedloop.rollout.moved",
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, JsonValue, ValidationError
 
 from ranking.errors import LedgerBroken, RegistryError, StaleChampion
 from ranking.results import LedgerEntry, Operation
@@ -37,6 +37,7 @@ class Draft(Value):
     channel: str | None = None
     requested_by: str | None = None
     request: str | None = None
+    rollout: dict[str, JsonValue] | None = None
 
 
 class Stored(Value):

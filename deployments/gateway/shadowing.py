@@ -1,0 +1,306 @@
+"""The shadow: a challenger scores the same requests, after they were answered, in a process of its own.
+
+A request that is chosen is scored, failed, too late, or dropped, and each is logged, so that coverage can be
+counted.  Dropped are those that find the queue full, the breaker open, or no process; nothing here can make
+a user wait.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployments.gateway import metrics
+from deployments.gateway.breaker import Breaker
+from deployments.gateway.frames import packed, receive
+from deployments.gateway.query import Query
+from deployments.gateway.serving import Loaded, Serving
+from ranking.exposures import Shadowed, ShadowOutcome
+from ranking.hashing import text_of
+from settings.serving import ServingKnobs
+from tasks.adapters.exposure_log import ExposureLog, microseconds
+
+logger = logging.getLogger("feedloop.gateway")
+
+START_SECONDS = 60.0
+LONGEST_PAUSE = 60.0
+LOOK_SECONDS = 0.1
+"""How often the memory of a process that computes is looked at."""
+
+CHILD = "deployments.gateway.shadow_child"
+
+
+class ShadowFailed(Exception):
+    """Raised when the shadow has no answer: it raised, ended, or took too much memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """One request that was answered and waits for the shadow."""
+
+    serving: Serving
+    loaded: Loaded | None
+    query: Query
+    order: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(eq=False)
+class Child:
+    """A process that has one challenger loaded."""
+
+    process: asyncio.subprocess.Process
+    loaded: Loaded
+
+    async def ask(self, message: dict[str, Any], seconds: float, most_bytes: int) -> dict[str, Any]:
+        """Its answer.
+
+        Raises:
+            TimeoutError: none in time.
+            ShadowFailed: it raised, ended, or took more memory than it may.
+        """
+        answering = asyncio.ensure_future(self._asked(message))
+        end = time.monotonic() + seconds
+        try:
+            while not answering.done():
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                await asyncio.wait({answering}, timeout=min(left, LOOK_SECONDS))
+                used = resident_bytes(self.process.pid)
+                if used > most_bytes:
+                    raise ShadowFailed(f"it took {used / 2**20:,.0f} MB, and may take {most_bytes / 2**20:,.0f}")
+            reply = answering.result()
+        except (asyncio.IncompleteReadError, OSError, EOFError) as error:
+            raise ShadowFailed(f"its process ended (exit code {self.process.returncode})") from error
+        finally:
+            answering.cancel()
+        if "error" in reply:
+            raise ShadowFailed(str(reply["error"]))
+        return reply
+
+    async def _asked(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None  # noqa: S101 (it was started with pipes)
+        assert self.process.stdout is not None  # noqa: S101 (it was started with pipes)
+        self.process.stdin.write(packed(message))
+        await self.process.stdin.drain()
+        return await receive(self.process.stdout)
+
+    async def kill(self) -> None:
+        """End it, whatever it does."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+
+class Shadow:
+    """The queue of one gateway process, and its child.
+
+    Args:
+        knobs: budget, deadline and breaker.
+        log: where outcomes are written.
+        bundles: folder of verified bundles.
+        child: module that is run as the child.
+    """
+
+    def __init__(self, knobs: ServingKnobs, log: ExposureLog, bundles: Path, child: str = CHILD) -> None:
+        self.breaker = Breaker(knobs.breaker_failures, knobs.breaker_seconds)
+        self._knobs = knobs
+        self._log = log
+        self._bundles = bundles
+        self._module = child
+        self._queue: deque[Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._using = asyncio.Lock()
+        self._child: Child | None = None
+        self._budget_ms = knobs.shadow_milliseconds_per_second
+        self._counted = time.monotonic()
+        self._deaths = 0
+        self._not_before = 0.0
+
+    def offer(self, serving: Serving, query: Query, order: np.ndarray, scores: np.ndarray) -> None:
+        """Let the challenger score a request that was answered, when there is time."""
+        version = serving.routing.table.shadow or ""
+        waiting = Waiting(serving, serving.models.get(version), query, order, scores)
+        if waiting.loaded is None or len(self._queue) >= self._knobs.shadow_queue:
+            self._note(waiting, ShadowOutcome.DROPPED)
+            return
+        self._queue.append(waiting)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Work the queue off, for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._within_budget()
+                await self._score(self._queue.popleft())
+
+    async def prepare(self, loaded: Loaded | None) -> None:
+        """Have a process ready before requests are chosen for it; none is kept for no challenger."""
+        if loaded is None:
+            async with self._using:
+                await self._end()
+            return
+        if self._child is not None and self._child.loaded is loaded:
+            return
+        try:
+            # The old one works on meanwhile.
+            child = await self._started(loaded)
+        except (ShadowFailed, TimeoutError, OSError) as error:
+            logger.error("The shadow of version %s does not start: %s", loaded.ref.version, error)
+            return
+        async with self._using:
+            await self._end()
+            self._child = child
+        self.breaker = Breaker(self._knobs.breaker_failures, self._knobs.breaker_seconds)
+        self._deaths, self._not_before = 0, 0.0
+
+    async def close(self) -> None:
+        """End the process; what still waits counts as dropped."""
+        while self._queue:
+            self._note(self._queue.popleft(), ShadowOutcome.DROPPED)
+        await self._end()
+
+    async def _score(self, waiting: Waiting) -> None:
+        loaded, now = waiting.loaded, time.monotonic()
+        if loaded is None or now < self._not_before or not self.breaker.allows(now):
+            self._note(waiting, ShadowOutcome.DROPPED)
+            return
+        async with self._using:
+            try:
+                child = await self._child_of(loaded)
+                if child is None:
+                    self._note(waiting, ShadowOutcome.DROPPED)
+                    return
+                started = time.monotonic()
+                reply = await child.ask(
+                    _question(waiting.query, loaded),
+                    self._knobs.shadow_timeout_milliseconds / 1000,
+                    self._knobs.shadow_megabytes * 2**20,
+                )
+            except (ShadowFailed, TimeoutError, OSError) as error:
+                outcome = ShadowOutcome.TIMEOUT if isinstance(error, TimeoutError) else ShadowOutcome.FAILED
+                self._note(waiting, outcome)
+                await self._died(loaded, error)
+                return
+        self._deaths = 0
+        self.breaker.succeeded()
+        self._budget_ms -= 1000 * (time.monotonic() - started)
+        self._note(waiting, ShadowOutcome.SCORED, reply)
+
+    async def _child_of(self, loaded: Loaded) -> Child | None:
+        """The process of this challenger; None if it is no longer the one in the shadow."""
+        if self._child is None:
+            self._child = await self._started(loaded)
+        return self._child if self._child.loaded.ref.digest == loaded.ref.digest else None
+
+    async def _started(self, loaded: Loaded) -> Child:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self._module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        metrics.SHADOW_STARTS.inc()
+        child = Child(process, loaded)
+        plan = {
+            "bundle": str(self._bundles / loaded.ref.digest),
+            "digest": loaded.ref.digest,
+            "megabytes": self._knobs.shadow_megabytes,
+        }
+        try:
+            await child.ask(plan, START_SECONDS, self._knobs.shadow_megabytes * 2**20)
+        except BaseException:
+            await child.kill()
+            raise
+        return child
+
+    async def _died(self, loaded: Loaded, error: Exception) -> None:
+        """One failure more.  A process that ended, hangs or takes too much is replaced, later and later."""
+        words = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        logger.warning("The shadow of version %s failed: %s", loaded.ref.version, words)
+        opened = self.breaker.failed(time.monotonic())
+        if opened:
+            logger.error(
+                "The shadow of version %s failed %d times in a row; it rests for %g s.",
+                loaded.ref.version,
+                self._knobs.breaker_failures,
+                self._knobs.breaker_seconds,
+            )
+        raised = isinstance(error, ShadowFailed) and self._alive()
+        if raised and not opened and "took" not in words:
+            return
+        await self._end()
+        self._deaths += 1
+        self._not_before = time.monotonic() + min(0.5 * 2**self._deaths, LONGEST_PAUSE)
+
+    def _alive(self) -> bool:
+        return self._child is not None and self._child.process.returncode is None
+
+    async def _end(self) -> None:
+        if self._child is not None:
+            await self._child.kill()
+            self._child = None
+
+    async def _within_budget(self) -> None:
+        rate = self._knobs.shadow_milliseconds_per_second
+        while True:
+            now = time.monotonic()
+            self._budget_ms = min(self._budget_ms + rate * (now - self._counted), rate)
+            self._counted = now
+            if self._budget_ms > 0:
+                return
+            await asyncio.sleep(0.02 - self._budget_ms / rate)
+
+    def _note(self, waiting: Waiting, outcome: ShadowOutcome, reply: dict[str, Any] | None = None) -> None:
+        table, query, order = waiting.serving.routing.table, waiting.query, waiting.order
+        asked = outcome is not ShadowOutcome.DROPPED
+        scores = None if reply is None else np.asarray(reply["scores"], dtype=np.float64)[order]
+        self._log.write(
+            Shadowed(
+                request_id=query.request_id,
+                user=text_of(query.user),
+                time=microseconds(query.at),
+                rollout=table.rollout,
+                stage=table.stage,
+                outcome=outcome,
+                latency_ms=None if reply is None else reply["ms"],
+                features=None if reply is None else reply["features"],
+                items=tuple(text_of(query.items[place]) for place in order) if asked else (),
+                champion_scores=tuple(waiting.scores[order].tolist()) if asked else (),
+                challenger_scores=None if scores is None else tuple(scores.tolist()),
+            )
+        )
+        metrics.SHADOW.labels(table.shadow or "", outcome).inc()
+        if reply is not None:
+            metrics.SHADOW_LATENCY.observe(reply["ms"] / 1000)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as stream:
+            return int(stream.read().split()[1]) * 4096
+    except (OSError, IndexError):
+        return 0
+
+
+def _question(query: Query, loaded: Loaded) -> dict[str, Any]:
+    known = loaded.feature_names
+    return {
+        "user": query.user,
+        "items": query.items,
+        "context": {name: value for name, value in query.context.items() if name in known},
+        "overrides": {name: value for name, value in query.overrides.items() if name in known},
+        "at": query.at.isoformat(),
+    }
