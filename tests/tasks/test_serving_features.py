@@ -1,5 +1,6 @@
 """Tables of serving features are written whole, found by their specification, and score as training does."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,18 +10,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from ranking.errors import EmptyWindow, FeaturesError, InvalidInteractions, MissingColumn, SettingsError
+from ranking.errors import (
+    EmptyWindow,
+    FeaturesError,
+    InvalidInteractions,
+    MissingColumn,
+    SettingsError,
+    TamperedBundle,
+    UnknownModel,
+)
 from ranking.features import FeatureSpec, HistoryKnobs, resolve
 from ranking.models import DeepMLPKnobs
 from ranking.results import Window
 from ranking.serving_features import USERS, ServingTable
 from ranking.training import TrainingKnobs, fit
 from ranking.values import digest
-from settings.effects import DataKnobs
+from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.feature_tables import KEPT, fetch, latest, load_latest, place
 from tasks.data import build_features, load_rows, take_snapshot
-from tasks.serving_features import write_serving_features
+from tasks.serving_features import served_specifications, write_serving_features
 from tests.ranking.small_log import ROLES, click_log
+from tests.tasks.tiny_models import open_shop, tiny_bundle, with_database
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 NOW = START + timedelta(days=8)
@@ -190,8 +200,9 @@ def test_a_challenger_whose_bytes_do_not_verify_does_not_cost_the_champion_its_f
     shop = open_shop(with_database(tmp_path))
     first, second = shop.register(1), shop.register(2)
     shop.registry.point("challenger", second.version)
-    (weights,) = [file for file in tmp_path.rglob("model.safetensors") if second.digest[:8] and _of(file, second)]
-    weights.write_bytes(b"other")
+    for weights in (tmp_path / "artifacts").rglob("model.safetensors"):
+        if hashlib.sha256((weights.parent / "manifest.json").read_bytes()).hexdigest() == second.digest:
+            weights.write_bytes(b"other")
     store = {"registry": RegistryKnobs(), "workspace": str(tmp_path)}
     assert served_specifications.fn(champion=first, also=(), **store) == [tiny_bundle().facts.spec]
     with pytest.raises(TamperedBundle):
