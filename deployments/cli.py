@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from deployments import cli_ledger, cli_rollout, cli_server, cli_serving
+from deployments import cli_features, cli_ledger, cli_rollout, cli_server, cli_serving
 from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Verbose, Yes, app, command, session_of
 
 __all__ = ["app", "main"]
@@ -155,7 +155,9 @@ def simulate(
     return session_of(config, json, verbose).do("deployments.commands:simulate", days=days)
 
 
-for name, function in (*cli_ledger.COMMANDS, *cli_rollout.COMMANDS, *cli_server.COMMANDS, *cli_serving.COMMANDS):
+GROUPS = (cli_ledger, cli_rollout, cli_server, cli_serving, cli_features)
+
+for name, function in (row for group in GROUPS for row in group.COMMANDS):
     command(name)(function)
 
 

@@ -38,7 +38,7 @@ class Deployment(Value):
     when_full: Literal["ENQUEUE", "CANCEL_NEW"] = Field(
         default="ENQUEUE", description="What becomes of a run that finds no free place: it waits, or is cancelled."
     )
-    cron: Literal["retrain_cron", "monitor_cron", "advance_cron"] | None = Field(
+    cron: Literal["retrain_cron", "monitor_cron", "refresh_cron", "advance_cron"] | None = Field(
         default=None, description="Knob under [schedules] that says when it starts by itself; None is never."
     )
     scheduled_with: dict[str, JsonValue] = Field(default={}, description="Parameters of the runs that the cron starts.")
@@ -72,6 +72,15 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
         runs_at_once=1,
         when_full="CANCEL_NEW",
         cron="monitor_cron",
+    ),
+    Deployment(
+        name="refresh",
+        flow="flows.refresh:refresh",
+        description="Write the features that servers look up, for champion, challenger and the version before.",
+        # The later of two at once has the newer rows anyway.
+        runs_at_once=1,
+        when_full="CANCEL_NEW",
+        cron="refresh_cron",
     ),
     Deployment(
         name="advance",

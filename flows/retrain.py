@@ -19,6 +19,7 @@ from tasks.reports import write_report
 from tasks.resuming import RESUMABLE
 from tasks.service import current_champion
 from tasks.serving import check_serving
+from tasks.serving_features import write_serving_features
 from tasks.training import train_challenger
 from tasks.version import code_of_this_run
 
@@ -117,6 +118,16 @@ def retrain(
     )
     report = write_report(evidence=evidence, gate=settings.gate, workspace=settings.workspace)
     record_evidence(challenger=challenger, evidence=evidence, report=report, **settings.store)
+    # Servers need them to look the challenger's features up.  Without them the verdict is the same, and the next
+    # `refresh` tries again: a failure shows in the run and does not end it.
+    write_serving_features(
+        data=settings.data,
+        spec=features.spec,
+        as_of=at,
+        now=at,
+        workspace=settings.workspace,
+        return_state=True,
+    )
     promotion = None
     if plan is not None:
         approval = request_approval(evidence, settings=settings, forced=False, requested_by=requested_by, now=now)
