@@ -165,16 +165,17 @@ class FeatureSpec(Value):
 
         Recency is over everything; impressions and click rate once for everything and once per window.
         """
-        features = []
-        for key in self.history_keys:
-            suffixes = [
-                *([""] if self.history.since_start else []),
-                *(f"_{days}d" for days in self.history.windows_days),
-            ]
-            names = [f"hist_{key.name}_{what}{suffix}" for suffix in suffixes for what in ("impressions", "ctr")]
-            names.append(f"hist_{key.name}_recency_hours")
-            features += [Feature(name=name, owner=key.owner, kind=Kind.NUMERIC) for name in names]
-        return tuple(features)
+        return tuple(
+            Feature(name=name, owner=key.owner, kind=Kind.NUMERIC)
+            for key in self.history_keys
+            for name in self.history_names(key)
+        )
+
+    def history_names(self, key: HistoryKey) -> tuple[str, ...]:
+        """The history columns of one key, in their order; recency is the last."""
+        suffixes = [*([""] if self.history.since_start else []), *(f"_{days}d" for days in self.history.windows_days)]
+        names = [f"hist_{key.name}_{what}{suffix}" for suffix in suffixes for what in ("impressions", "ctr")]
+        return (*names, f"hist_{key.name}_recency_hours")
 
     @property
     def features(self) -> tuple[Feature, ...]:

@@ -49,7 +49,11 @@ def _as_it_is(table: "ir.Table") -> "ir.Table":
 
 
 def with_history(
-    rows: "ir.Table", spec: FeatureSpec, stage: "Callable[[ir.Table], ir.Table]" = _as_it_is
+    rows: "ir.Table",
+    spec: FeatureSpec,
+    stage: "Callable[[ir.Table], ir.Table]" = _as_it_is,
+    *,
+    answers_only: bool = False,
 ) -> "ir.Table":
     """Add the history columns of ``spec``, all float64, to every row.
 
@@ -72,6 +76,7 @@ def with_history(
         stage: evaluates a table, keeps the result outside memory, and gives it back.  It is called for what all
             histories are made of and after each key, so that an engine holds one key's past at a time; without it
             the result is one lazy expression.
+        answers_only: give back the questions alone (rows with ``observed`` False), which spares joining the rest.
 
     Returns:
         The rows, in no particular order, with the columns of ``spec.history_features``.  Where a part of the key
@@ -81,7 +86,8 @@ def with_history(
         return rows
     timed = _timed(rows, spec)
     log = stage(_log(timed, spec))
-    table = _joined(timed, _prior(log, spec), {MIDNIGHT: "__midnight_then"})
+    asked = timed.filter(~timed[OBSERVED]) if answers_only else timed
+    table = _joined(asked, _prior(log, spec), {MIDNIGHT: "__midnight_then"})
     for number, key in enumerate(spec.history_keys):
         past = _past(log, key, spec)
         own = past.rename({f"__{number}_{name}": name for name in past.columns})
