@@ -120,7 +120,10 @@ def questions() -> list[bytes]:
             {"item": item, "features": features}
             for item, features in zip(some["item_id"], some[of_item].to_dict("records"), strict=True)
         ]
-        user = {"country": first["country"], **{f"number_{number}": float(first[f"number_{number}"]) for number in range(4)}}
+        user = {
+            "country": first["country"],
+            **{f"number_{number}": float(first[f"number_{number}"]) for number in range(4)},
+        }
         body = {"user": int(first["user_id"]), "items": items, "context": {"device": "phone"}, "user_features": user}
         bodies.append(json.dumps(body).encode())
     return bodies
@@ -164,9 +167,7 @@ def mlflow_serving(folder: Path, tracking_uri: str) -> Iterator[int]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": path}
     with (folder / "mlflow.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_for(f"http://127.0.0.1:{port}/ping", process, folder / "mlflow.log")
             yield port

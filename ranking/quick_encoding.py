@@ -54,8 +54,7 @@ class QuickEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._names = encoder.columns
         self._known = [
-            _Known(vocabulary, offset)
-            for vocabulary, offset in zip(encoder.vocabularies, encoder.offsets, strict=True)
+            _Known(vocabulary, offset) for vocabulary, offset in zip(encoder.vocabularies, encoder.offsets, strict=True)
         ]
         self._numeric = [scaler.name for scaler in encoder.scalers]
         self._log = np.array([scaler.log for scaler in encoder.scalers], dtype=bool)

@@ -142,9 +142,7 @@ def registration(shop: Shop, seed: int) -> dict[str, Any]:
 
 def rollout(stage: int = 0, *, strategy: Strategy | None = None, **changes: Any) -> Rollout:
     """Version 2 on its way to version 1's users."""
-    begun = begin(
-        "r1", strategy or Canary(), champion="1", challenger="2", actor="ann", reason="AUC rose", now=NOW
-    )
+    begun = begin("r1", strategy or Canary(), champion="1", challenger="2", actor="ann", reason="AUC rose", now=NOW)
     return begun.model_copy(update={"stage": stage, **changes})
 
 
@@ -242,5 +240,3 @@ def expected_scores(seed: int, user: str | int, items: list[Any], device: str | 
         }
     )
     return dict(zip(items, np.asarray(tiny_bundle(seed).score(rows)).tolist(), strict=True))
-
-
