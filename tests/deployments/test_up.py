@@ -50,7 +50,8 @@ class Up:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.workspace = folder / "workspace"
-        self._out, self._err = folder / "out.json", folder / "err.txt"
+        started = len(list(folder.glob("out*.json")))
+        self._out, self._err = folder / f"out{started}.json", folder / f"err{started}.txt"
         names = ("prefect", "mlflow", "gateway")
         ports = [word for name in names for word in (f"--{name}-port", str(free_port()))]
         command = [sys.executable, "-m", "deployments.cli", "up", "--json", *ports, *options]
@@ -158,7 +159,7 @@ def test_a_program_that_dies_is_named_with_its_last_words_and_the_others_are_sto
         assert "mlflow.log" in up.words
         assert "Uvicorn running on" in up.words
         assert up.left() == []
-        json.loads((tmp_path / "out.json").read_text())
+        json.loads((tmp_path / "out0.json").read_text())
 
 
 @pytest.mark.slow
