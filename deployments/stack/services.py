@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from deployments.stack.place import Place
@@ -55,15 +54,15 @@ class Service:
         return None if self.usual_port is None else f"http://{HOST}:{place.ports[self.name]}{self.page}"
 
 
-def _answers(path: str, name: str) -> Callable[[Place, datetime], bool]:
-    """It is ready when this page answers, be it that it wants a password."""
+def _answers(path: str, name: str, *also: int) -> Callable[[Place, datetime], bool]:
+    """It is ready when this page answers, be it that it wants a password; ``also`` are other codes that will do."""
 
     def ask(place: Place, since: datetime) -> bool:
         try:
             with urllib.request.urlopen(f"http://{HOST}:{place.ports[name]}{path}", timeout=2):
                 return True
         except urllib.error.HTTPError as error:
-            return error.code in (401, 403)
+            return error.code in (401, 403, *also)
         except (OSError, TimeoutError):
             return False
 
@@ -148,7 +147,10 @@ def _gateway(place: Place) -> list[str]:
 
 
 def _no_gateway(place: Place) -> str | None:
-    return None if find_spec("deployments.gateway") else "this feedloop has no scoring gateway"
+    from deployments.cli_app import app
+
+    has = any(command.name == "serve" for command in app.registered_commands)
+    return None if has else "this feedloop has no command `serve`"
 
 
 SERVICES: tuple[Service, ...] = (
@@ -184,7 +186,8 @@ SERVICES: tuple[Service, ...] = (
         title="scoring gateway",
         command=_gateway,
         not_wanted=_no_gateway,
-        ready=_answers("/health", "gateway"),
+        # Without a champion it answers 503, and begins to serve when there is one.
+        ready=_answers("/health", "gateway", 503),
         usual_port=8000,
         option="--gateway-port",
         after=("mlflow",),
