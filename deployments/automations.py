@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 COMPLETED = "prefect.flow-run.Completed"
 
+NOBODY = " Nobody is told yet: schedules.notification_block names no block, so it only shows in the event feed."
+"""Said where Prefect's page of automations would show an empty action."""
+
 PARAMETERS = {name: f"{{{{ event.payload.{name} }}}}" for name in ("trigger", "reason", "flight")}
 """Parameters of a retraining, taken from the event.  Prefect checks them against the flow's form before it runs."""
 
@@ -114,7 +117,9 @@ def _core(
         action = RunDeployment(deployment_id=deployments["retrain"], parameters=dict(PARAMETERS))
     else:
         action = notify(row.words)
-    return AutomationCore(name=row.name, description=row.description, trigger=trigger, actions=[action])
+    silent = row.does == "notify" and knobs.notification_block is None
+    description = f"{row.description}{NOBODY if silent else ''}"
+    return AutomationCore(name=row.name, description=description, trigger=trigger, actions=[action])
 
 
 def _presence(row: Automation, model: str, knobs: ScheduleKnobs) -> "EventTrigger":

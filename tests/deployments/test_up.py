@@ -125,6 +125,8 @@ def test_one_command_starts_everything_and_ctrl_c_leaves_nothing(
             found = {deployment.name: deployment for deployment in client.read_deployments()}
             assert set(found) == {deployment.name for deployment in DEPLOYMENTS}
             assert found["retrain"].parameters == {"config": str(tmp_path / "feedloop.toml")}
+            (incident,) = client.read_automations_by_name("feedloop: data incident")
+            assert "Nobody is told yet: schedules.notification_block names no block" in incident.description
             workers = client.request(
                 "POST",
                 "/work_pools/{work_pool_name}/workers/filter",
