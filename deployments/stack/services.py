@@ -79,6 +79,9 @@ def _prefect_environment(place: Place) -> Environment:
         # The same file as that of runs without a server, so that those are seen too.
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         "PREFECT_UI_ENABLED": "true",
+        # The newer pages call a host for analytics; the classic ones call nobody.
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # Its pages are written out at the start, and the place of the package may be read-only.
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_LOGGING_LEVEL": "WARNING",

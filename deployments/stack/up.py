@@ -67,7 +67,8 @@ def up(session: Session, *, pool: str, ports: Mapping[str, int | None]) -> int:
     config, settings, written = find_settings(session.config)
     place = Place(config, settings, _ports(ports), pool)
     with alone(place.workspace), _stoppable() as stop, _running(session, stop) as running:
-        session.output.say(f"{'Wrote' if written else 'Settings:'} {config}. Everything is kept in {place.workspace}.")
+        session.output.say(f"{'Wrote' if written else 'Settings:'} {config}")
+        session.output.say(f"Everything is kept in {place.workspace}")
         if left := end(f"{MARK}={place.workspace}:", stop.impatient):
             session.output.say(f"An earlier `feedloop up` was killed here; {left} processes it left were ended.")
         _lead_here(place)
@@ -236,8 +237,13 @@ def _tell(session: Session, place: Place, names: list[str]) -> None:
     output.console.print(table)
     output.say()
     output.say(f"Retrain: {addresses['prefect']}/deployments, retrain, Run. It asks there before it promotes.")
+    if "mlflow" in addresses:
+        output.say(f"Models: {addresses['mlflow']}/#/models")
     output.say(f"In another terminal: export PREFECT_API_URL={place.prefect_api}")
     output.say(f"  feedloop pending --config {place.config}")
+    if place.settings.is_sample:
+        output.say(f"  feedloop simulate --days 7 --config {place.config}")
+        output.say("The sample feed has a calendar of its own: give `monitor` the moment it shall look at, as `now`.")
     output.say("Ctrl-C stops everything; the next `feedloop up` goes on where it stopped.")
     output.finish(
         addresses={name: address for name, address in addresses.items() if address is not None},

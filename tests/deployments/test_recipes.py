@@ -165,6 +165,19 @@ def test_every_command_exists_with_its_options(place: str) -> None:
         assert words[words.index("--pool") + 1] == POOL
 
 
+@pytest.mark.parametrize("place", ["compose mlflow", "kubernetes mlflow"])
+def test_mlflow_answers_under_the_name_by_which_it_is_called_and_under_no_other(place: str) -> None:
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    (told,) = [word.partition("=")[2] for word in commands()[place] if word.startswith("--allowed-hosts=")]
+    hosts = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", told).split(",")
+    (called,) = {service["FEEDLOOP_REGISTRY__TRACKING_URI"] for service in found(COMPOSE, "x-runs")}
+    assert is_allowed_host_header(hosts, called.removeprefix("http://"))
+    # What a browser sends through the published port.
+    assert is_allowed_host_header(hosts, "127.0.0.1:5000")
+    assert not is_allowed_host_header(hosts, "elsewhere.example")
+
+
 def test_services_of_compose_are_restarted_checked_and_locked_down() -> None:
     for name, service in SERVICES.items():
         assert service["restart"].startswith(("unless-stopped", "on-failure")), name
