@@ -72,11 +72,13 @@ class Place:
     def of_service(self, service: str, own: Mapping[str, str]) -> dict[str, str]:
         """The whole environment of a service: what this process has, then the stack's, then its own."""
         inherited = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-        return inherited | self.environment | dict(own) | self.marked(service)
+        mark = mark_of(self.settings.workspace, service)
+        return inherited | self.environment | dict(own) | dict([mark.split("=", 1)])
 
-    def marked(self, service: str) -> dict[str, str]:
-        """The entry by which a service's processes are found."""
-        return {MARK: f"{self.workspace}:{service}"}
+
+def mark_of(workspace: str, service: str = "") -> str:
+    """The entry of the environment by which a service's processes are found; without a service, how all begin."""
+    return f"{MARK}={workspace}:{service}"
 
 
 def find_settings(config: str | None) -> tuple[Path, Settings, bool]:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 
 from rich.markup import escape
 from rich.table import Table
 
 from deployments.session import Session
-from deployments.stack.place import ELSEWHERE, MARK, Place, alone, find_settings
+from deployments.stack.place import ELSEWHERE, Place, alone, find_settings, mark_of
 from deployments.stack.ports import port_for
 from deployments.stack.processes import Process, end
 from deployments.stack.services import SERVICES, Service
@@ -65,12 +66,12 @@ def up(session: Session, *, pool: str, ports: Mapping[str, int | None]) -> int:
         ServerUnavailable: a program has ended by itself, or does not become ready.
     """
     config, settings, written = find_settings(session.config)
-    place = Place(config, settings, _ports(ports), pool)
-    with alone(place.workspace), _stoppable() as stop, _running(session, stop) as running:
+    with alone(Path(settings.workspace)), _stoppable() as stop, _running(session, stop) as running:
         session.output.say(f"{'Wrote' if written else 'Settings:'} {config}")
-        session.output.say(f"Everything is kept in {place.workspace}")
-        if left := end(f"{MARK}={place.workspace}:", stop.impatient):
+        session.output.say(f"Everything is kept in {settings.workspace}")
+        if left := end(mark_of(settings.workspace), stop.impatient):
             session.output.say(f"An earlier `feedloop up` was killed here; {left} processes it left were ended.")
+        place = Place(config, settings, _ports(ports), pool)
         _lead_here(place)
         _start(session, place, running, stop)
         if not stop.asked:
@@ -113,7 +114,8 @@ def _running(session: Session, stop: Stop) -> Iterator[dict[str, Process]]:
         for process in reversed(running.values()):
             session.output.say(f"Stopping the {process.title} …")
             process.stop(stop.impatient)
-        session.output.say("Everything is stopped.")
+        if running:
+            session.output.say("Everything is stopped.")
 
 
 def _lead_here(place: Place) -> None:
@@ -177,8 +179,7 @@ def _launch(session: Session, place: Place, service: Service, running: dict[str,
         return None
     since = datetime.now(UTC)
     environment = place.of_service(service.name, service.environment(place))
-    mark = "=".join(next(iter(place.marked(service.name).items())))
-    log = place.logs / f"{service.name}.log"
+    mark, log = mark_of(place.settings.workspace, service.name), place.logs / f"{service.name}.log"
     running[service.name] = Process(service.title, service.command(place), environment, mark, log)
     return since
 
