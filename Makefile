@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run up test test-slow lint bench docs clean setup
+.PHONY: run test test-slow lint bench docs clean setup
 
 run: $(READY)            ## the whole loop on the sample feed, embedded, approving the promotion
 	$(BIN)/feedloop run --yes
 
+.PHONY: up
 up: $(READY)             ## Prefect, MLflow and a worker with their pages, on the sample feed, until Ctrl-C
 	$(BIN)/feedloop up
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 COMPLETED = "prefect.flow-run.Completed"
 
-NOBODY = " Nobody is told yet: schedules.notification_block names no block, so it only shows in the event feed."
-"""Said where Prefect's page of automations would show an empty action."""
-
 PARAMETERS = {name: f"{{{{ event.payload.{name} }}}}" for name in ("trigger", "reason", "flight")}
 """Parameters of a retraining, taken from the event.  Prefect checks them against the flow's form before it runs."""
 
@@ -92,6 +89,12 @@ def register_all(
     notify = _notifier(client, knobs)
     for row in AUTOMATIONS:
         wanted = _core(row, model, knobs, deployments, notify)
+        if row.does == "notify" and knobs.notification_block is None:
+            # Prefect's page shows an empty action.
+            told = (
+                "Nobody is told yet: schedules.notification_block names no block, so it only shows in the event feed."
+            )
+            wanted = wanted.model_copy(update={"description": f"{row.description} {told}"})
         known = client.read_automations_by_name(row.name)
         if known:
             # Switched off by a person, it stays off.
@@ -117,9 +120,7 @@ def _core(
         action = RunDeployment(deployment_id=deployments["retrain"], parameters=dict(PARAMETERS))
     else:
         action = notify(row.words)
-    silent = row.does == "notify" and knobs.notification_block is None
-    description = f"{row.description}{NOBODY if silent else ''}"
-    return AutomationCore(name=row.name, description=description, trigger=trigger, actions=[action])
+    return AutomationCore(name=row.name, description=row.description, trigger=trigger, actions=[action])
 
 
 def _presence(row: Automation, model: str, knobs: ScheduleKnobs) -> "EventTrigger":
