@@ -10,6 +10,10 @@ WORKERS ?= 2
 run: $(READY)            ## the whole loop on the sample feed, embedded, approving the promotion
 	$(BIN)/feedloop run --yes
 
+.PHONY: up
+up: $(READY)             ## Prefect, MLflow and a worker with their pages, on the sample feed, until Ctrl-C
+	$(BIN)/feedloop up
+
 test: $(READY)           ## every fast test, on real local backends
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 

@@ -89,6 +89,12 @@ def register_all(
     notify = _notifier(client, knobs)
     for row in AUTOMATIONS:
         wanted = _core(row, model, knobs, deployments, notify)
+        if row.does == "notify" and knobs.notification_block is None:
+            # Prefect's page shows an empty action.
+            told = (
+                "Nobody is told yet: schedules.notification_block names no block, so it only shows in the event feed."
+            )
+            wanted = wanted.model_copy(update={"description": f"{row.description} {told}"})
         known = client.read_automations_by_name(row.name)
         if known:
             # Switched off by a person, it stays off.
