@@ -23,8 +23,9 @@ POOL = "feedloop"
 
 TAG = "feedloop"
 
-ENVIRONMENT = {"PREFECT_LOGGING_EXTRA_LOGGERS": "feedloop"}
-"""What a run needs besides the worker's own environment: feedloop's log lines in the Prefect UI."""
+ENVIRONMENT = {"PREFECT_LOGGING_EXTRA_LOGGERS": "feedloop", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+"""What a run needs besides the worker's own environment: feedloop's log lines in the Prefect UI, and a sign of life
+so often (s) that a killed worker is noticed."""
 
 
 class Deployment(Value):

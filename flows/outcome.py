@@ -7,7 +7,10 @@ from prefect.states import Completed
 from ranking.monitoring import Monitoring
 from ranking.results import Promotion, Retraining
 
-NAMES = {"not_approved": "Rejected", "refused": "Refused"}
+REJECTED, REFUSED, NOTHING_SERVES = ENDINGS = ("Rejected", "Refused", "Nothing serves")
+"""Names of completed states that are not *Completed*; whoever waits for the end of a run must know them."""
+
+NAMES = {"not_approved": REJECTED, "refused": REFUSED}
 
 
 def outcome(promotion: Promotion) -> Promotion:
@@ -21,11 +24,11 @@ def outcome(promotion: Promotion) -> Promotion:
 
 def refused(reason: str) -> Retraining:
     """What a retraining returns that may not begin: its caller gets nothing, and the UI shows *Refused*."""
-    return cast(Retraining, Completed(name="Refused", message=reason))
+    return cast(Retraining, Completed(name=REFUSED, message=reason))
 
 
 def nothing_serves() -> Monitoring | None:
     """What a check returns when there is no champion to check."""
     return cast(
-        Monitoring | None, Completed(name="Nothing serves", message="There is no champion yet, so nothing was checked.")
+        Monitoring | None, Completed(name=NOTHING_SERVES, message="There is no champion yet, so nothing was checked.")
     )

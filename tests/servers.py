@@ -65,6 +65,10 @@ class Program:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def runs(self, flow_run: uuid.UUID) -> bool:
+        """Whether a process of this program executes the flow run."""
+        return bool({*_with_environment(self._mark)} & {*_with_environment(f"PREFECT__FLOW_RUN_ID={flow_run}")})
+
     def stop(self) -> None:
         """End the program politely, and then whatever it started and left behind."""
         if self._process is None:
