@@ -87,14 +87,14 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
 )
 
 
-def register(deployment: Deployment, *, config: Path, pool: str, schedules: ScheduleKnobs | None = None) -> UUID:
+def register(deployment: Deployment, *, config: Path, pool: str, schedules: ScheduleKnobs) -> UUID:
     """Create or update a deployment at the configured Prefect API; returns its id.
 
     Args:
         deployment: the row.
         config: settings file, as the worker's machine sees it.
         pool: an existing work pool.
-        schedules: when it starts by itself; without them, never.
+        schedules: when it starts by itself.  Not optional: registering without a schedule takes away the one there is.
 
     Raises:
         SettingsError: Prefect cannot read the cron.
@@ -123,11 +123,11 @@ def register(deployment: Deployment, *, config: Path, pool: str, schedules: Sche
     return found
 
 
-def _schedules(deployment: Deployment, knobs: ScheduleKnobs | None) -> "list[DeploymentScheduleCreate]":
+def _schedules(deployment: Deployment, knobs: ScheduleKnobs) -> "list[DeploymentScheduleCreate]":
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
-    if deployment.cron is None or knobs is None:
+    if deployment.cron is None:
         return []
     cron = getattr(knobs, deployment.cron)
     try:

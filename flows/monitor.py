@@ -8,7 +8,7 @@ from flows.outcome import nothing_serves
 from ranking.monitoring import Monitoring, last_day
 from settings.loading import load
 from tasks.alerts import tell
-from tasks.arbiter import weigh
+from tasks.arbiter import forget, weigh
 from tasks.clock import moment
 from tasks.drift_report import write_drift_report
 from tasks.frozen import champion_reference
@@ -65,6 +65,7 @@ def monitor(config: str | None = None, data: str | None = None, now: datetime | 
         workspace=settings.workspace,
     )
     tell(weighed=weighed, quality=quality, model=champion.name)
+    forget(retention=settings.retention, **settings.store)
     return Monitoring(
         champion=champion,
         window=window,

@@ -2,18 +2,24 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
+from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
 from ranking.results import Operation
-from tests.deployments.team import Team
+from tests.databases import Databases
+from tests.deployments.team import Team, runs_of
 from tests.deployments.test_cli import TOML, log
 from tests.servers import PrefectServer, Program, running_worker, wait_until
+from tests.tasks.mlflow_server import free_port, mlflow_server
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +33,7 @@ patience_epochs = 100
 lost_minutes = 0.75
 restart_minutes = 0.2
 max_starts = 3
+monitor_cron = "* * * * *"
 """
 CUTOFF = "2026-01-10T00:00:00Z"
 
@@ -71,11 +78,25 @@ def told_of(team: Team, run: UUID) -> str:
     return f"{states_of(team, run)} {[(task.name, task.state_name) for task in tasks_of(team, run)]}"
 
 
+def in_training(team: Team, run: UUID) -> None:
+    """Wait until the run trains."""
+    wait_until(lambda: "Running" in outcomes(team, run, "train "), seconds=240, told=lambda: told_of(team, run))
+
+
+def approve(team: Team, run: UUID, challenger: str) -> None:
+    """Answer; the challenger then serves, by one entry."""
+    before = len(team.entries())
+    team.resume(run, decision="approve", approver="ann", reason="good")
+    team.until(run, "Completed", seconds=240)
+    (entry,) = team.entries()[before:]
+    assert (entry.operation, entry.after, entry.actor) == (Operation.PROMOTE, challenger, "ann")
+
+
 def test_a_worker_killed_in_training_is_noticed_and_another_finishes_the_same_run(
     team: Team, workers: tuple[Program, Program]
 ) -> None:
     run = team.start("retrain/retrain", cutoff=CUTOFF, requested_by="rita")
-    wait_until(lambda: "Running" in outcomes(team, run, "train "), seconds=240, told=lambda: told_of(team, run))
+    in_training(team, run)
     (at_work,) = [worker for worker in workers if worker.runs(run)]
     (other,) = [worker for worker in workers if worker is not at_work]
     at_work.kill()
@@ -97,7 +118,112 @@ def test_a_worker_killed_in_training_is_noticed_and_another_finishes_the_same_ru
     assert outcomes(team, run, "register challenger") == ["Completed"]
     assert [version.version for version in team.shop.registry.versions()] == [question["challenger"]]
 
-    team.resume(run, decision="approve", approver="ann", reason="good")
-    team.until(run, "Completed", seconds=240)
-    (entry,) = team.entries()
-    assert (entry.operation, entry.after, entry.actor) == (Operation.PROMOTE, question["challenger"], "ann")
+    approve(team, run, question["challenger"])
+
+
+def test_a_run_that_crashes_again_and_again_begins_a_few_times_and_then_stays_crashed(team: Team) -> None:
+    """Without a worker: what a worker would tell the server is told by hand."""
+    with team.server.client() as client:
+        deployment = client.read_deployment_by_name("monitor/monitor").id
+        run = client.create_flow_run_from_deployment(deployment, state=Scheduled()).id
+        for start in (1, 2, 3):
+            for state in (Pending(), Running(), Crashed(message=f"crash {start}")):
+                client.set_flow_run_state(run, state, force=True)
+            if start < 3:
+                wait_until(lambda: team.run(run).state.name == "AwaitingRestart", told=lambda: told_of(team, run))
+        # When a later crash of another run is mended, the third of this one has been looked at.
+        other = client.create_flow_run_from_deployment(deployment, state=Scheduled()).id
+        for state in (Pending(), Running(), Crashed()):
+            client.set_flow_run_state(other, state, force=True)
+        wait_until(lambda: team.run(other).state.name == "AwaitingRestart", told=lambda: told_of(team, other))
+        assert [name for name, _ in states_of(team, run)].count("AwaitingRestart") == 2
+        assert team.run(run).state.message == "crash 3"
+        for one in (run, other):
+            client.delete_flow_run(one)
+
+
+def test_a_server_killed_while_a_run_trains_comes_back_and_run_schedule_and_automation_go_on(
+    team: Team, workers: tuple[Program, Program]
+) -> None:
+    run = team.start("retrain/retrain", cutoff=CUTOFF, requested_by="rita")
+    in_training(team, run)
+    team.server.kill()
+    team.server.start()
+    back = datetime.now(UTC)
+    assert all(worker.alive for worker in workers)
+
+    question = team.until_asked(run, seconds=300)
+    # Every minute, and whichever the killed server had planned already.
+    checked = wait_until(
+        lambda: [one for one in runs_of(team, "monitor/monitor") if one.start_time and one.start_time > back],
+        seconds=180,
+        told=lambda: str(runs_of(team, "monitor/monitor")),
+    )
+    assert checked[0].auto_scheduled
+    assert team.until(checked[0].id, "Nothing serves", "Completed").state is not None
+    approve(team, run, question["challenger"])
+
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "feedloop.volume.reached",
+        "resource": {"prefect.resource.id": "feedloop.model.feed_ranker"},
+        "payload": {"trigger": "volume", "reason": "12,000 new rows", "flight": "20260110-volume"},
+    }
+    httpx.post(f"{team.server.api}/events", json=[event]).raise_for_status()
+    (started,) = wait_until(
+        lambda: [one for one in runs_of(team, "retrain/retrain") if one.parameters.get("trigger") == "volume"],
+        told=team.server.log.read_text,
+    )
+    assert started.parameters["reason"] == "12,000 new rows"
+    state = team.until(started.id, "Running", seconds=120).state
+    assert state is not None
+    with team.server.client() as client:
+        client.set_flow_run_state(started.id, Cancelling())
+    team.until(started.id, "Cancelled")
+
+
+def test_mlflow_gone_for_a_while_in_a_run_is_sat_out(
+    team: Team, workers: tuple[Program, Program], tmp_path: Path
+) -> None:
+    outage = Outage(tmp_path, team.server.databases)
+    with outage.stack:
+        there = Team(tmp_path / "project", team.server, TOML + SOON, registry=outage.uri)
+        assert there.champion() is None
+        log().to_parquet(there.config.parent / "log.parquet")
+        run = there.start("retrain/retrain", cutoff=CUTOFF, requested_by="rita")
+        in_training(there, run)
+        outage.stop()
+        gone = datetime.now(UTC)
+        # The registry is asked, and does not answer, three times.
+        wait_until(
+            lambda: [one for one in tasks_of(there, run) if one.name.startswith("register") and one.run_count >= 3],
+            seconds=240,
+            told=lambda: told_of(there, run),
+        )
+        outage.start()
+        print(f"MLflow was away for {(datetime.now(UTC) - gone).total_seconds():.0f} s")
+        question = there.until_asked(run, seconds=300)
+        (registered,) = [one for one in tasks_of(there, run) if one.name.startswith("register")]
+        assert registered.state_name == "Completed"
+        assert registered.run_count >= 3
+        assert [version.version for version in there.shop.registry.versions()] == [question["challenger"]]
+        approve(there, run, question["challenger"])
+
+
+class Outage:
+    """An MLflow server that can be stopped and started again at its address."""
+
+    def __init__(self, folder: Path, databases: Databases | None) -> None:
+        self._folder = folder / "mlflow"
+        self._folder.mkdir()
+        self._database = None if databases is None else databases.mlflow_database()
+        self._port = free_port()
+        self.stack = ExitStack()
+        self.uri = self.start()
+
+    def start(self) -> str:
+        return self.stack.enter_context(mlflow_server(self._folder, self._database, port=self._port))
+
+    def stop(self) -> None:
+        self.stack.close()
