@@ -20,7 +20,7 @@ COMPLETED = f"{RUN}.Completed"
 BEGINNINGS = {f"{RUN}.{name}" for name in ("Pending", "InfrastructurePending", "heartbeat")}
 """From each of these on, the next sign of life is due."""
 
-_ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", *ENDINGS)
+_ENDED = ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled", "Cancelling", *ENDINGS)
 _PUT_OFF = ("Paused", "Suspended", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "AwaitingRestart")
 
 ENDS = {f"{RUN}.{name}" for name in (*_ENDED, *_PUT_OFF)}
@@ -98,11 +98,11 @@ def crashed(deployments: Sequence[UUID], minutes: float, max_starts: int) -> "Ev
 
 
 def ended_badly(deployments: Sequence[UUID]) -> "EventTrigger":
-    """A run has failed or crashed."""
+    """A run has failed, taken too long or crashed."""
     from prefect.events.schemas.automations import EventTrigger, Posture
 
     return EventTrigger(
-        expect={f"{RUN}.Failed", f"{RUN}.Crashed"},
+        expect={f"{RUN}.Failed", f"{RUN}.TimedOut", f"{RUN}.Crashed"},
         match={"prefect.resource.id": f"{RUN}.*"},
         match_related=_of(deployments),
         for_each={"prefect.resource.id"},
