@@ -30,6 +30,11 @@ class DataKnobs(Knobs):
     label_delay_hours: NonNegativeFloat = Field(
         default=0.0, description="Time after an impression at which its label is known for certain."
     )
+    late_after_hours: NonNegativeFloat = Field(
+        default=6.0,
+        description="A row that arrives so long after its time is late; needs data.columns.delivered. It holds for "
+        "champions from their first check on.",
+    )
     warehouse: str = Field(
         default="duckdb://?memory_limit=4GB",
         description="Engine that reads and prepares the data: duckdb://?memory_limit=2GB&threads=2.",

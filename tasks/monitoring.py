@@ -48,7 +48,8 @@ def read_window(*, frozen: Frozen, data: DataKnobs, window: Window, now: datetim
         UnreadableData: the log cannot be read.
     """
     layout = frozen.features.layout
-    wanted = dict.fromkeys((layout.user, layout.time, *layout.key, *(column.name for column in layout.columns)))
+    roles = (layout.user, layout.time, *layout.key, *((layout.arrival,) if layout.arrival else ()))
+    wanted = dict.fromkeys((*roles, *(column.name for column in layout.columns)))
     with open_warehouse(data.warehouse) as engine, engine.guard(data.uri):
         log = engine.read(data.uri)
         if layout.time not in log.columns:
