@@ -141,7 +141,7 @@ def receiver() -> Iterator[tuple[str, Queue[dict[str, str]]]]:
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
+            self.send_response_only(200)
             self.end_headers()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
@@ -173,7 +173,9 @@ def test_a_waiting_question_and_a_failed_run_are_told_through_the_notification_b
             register_all(client, "feed_ranker", with_block, ids)
             client.request("POST", "/events", json=[event]).raise_for_status()
             asked = told.get(timeout=60)
-            run = client.create_flow_run_from_deployment(ids["rollback"], name="back-to-2").id
+            run = client.create_flow_run_from_deployment(
+                ids["rollback"], name="back-to-2", parameters={"reason": "slow"}
+            ).id
             client.set_flow_run_state(run, Failed(message="RegistryUnavailable: no answer from MLflow."), force=True)
             failed = told.get(timeout=60)
             client.delete_flow_run(run)
