@@ -145,6 +145,8 @@ def test_a_run_that_crashes_again_and_again_begins_a_few_times_and_then_stays_cr
     """Without a worker: what a worker would tell the server is told by hand."""
     with team.server.client() as client:
         deployment = client.read_deployment_by_name("monitor/monitor").id
+        stuck = client.create_flow_run_from_deployment(deployment, state=Scheduled()).id
+        client.set_flow_run_state(stuck, Pending(), force=True)
         run = client.create_flow_run_from_deployment(deployment, state=Scheduled()).id
         for start in (1, 2, 3):
             for state in (Pending(), Running(), Crashed(message=f"crash {start}")):
@@ -158,7 +160,10 @@ def test_a_run_that_crashes_again_and_again_begins_a_few_times_and_then_stays_cr
         wait_until(lambda: team.run(other).state.name == "AwaitingRestart", told=lambda: told_of(team, other))
         assert [name for name, _ in states_of(team, run)].count("AwaitingRestart") == 2
         assert team.run(run).state.message == "crash 3"
-        for one in (run, other):
+        # Its worker died before the process began.
+        wait_until(lambda: team.run(stuck).state.name == "AwaitingRestart", told=lambda: told_of(team, stuck))
+        assert [name for name, _ in states_of(team, stuck)] == ["Scheduled", "Pending", "Crashed", "AwaitingRestart"]
+        for one in (run, other, stuck):
             client.delete_flow_run(one)
 
 
