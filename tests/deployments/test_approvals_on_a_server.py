@@ -40,7 +40,15 @@ def deployed(team_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
     team = Team(tmp_path_factory.mktemp("deployed"), team_server)
     told = team.shell("deploy", "--json")
     assert told.code == 0, told
-    assert told.json["deployments"] == ["retrain/retrain", "monitor/monitor", "propose/promote", "rollback/rollback"]
+    assert told.json["deployments"] == [
+        "retrain/retrain",
+        "monitor/monitor",
+        "refresh/refresh",
+        "advance/advance",
+        "steer/steer",
+        "propose/promote",
+        "rollback/rollback",
+    ]
     assert told.json["pool_made"] is True
     with temporary_settings({PREFECT_API_URL: team_server.api}), team_server.client() as client:
         assert ensure_pool(client, POOL) is False
@@ -87,7 +95,7 @@ def waiting(team: Team, versions: tuple[ModelRef, ...], team_worker: Program) ->
 def test_the_deployments_stand_on_the_server_as_in_the_table(deployed: PrefectServer) -> None:
     with deployed.client() as client:
         found = {deployment.name: deployment for deployment in client.read_deployments()}
-        assert set(found) == {"retrain", "monitor", "promote", "rollback"}
+        assert set(found) == {"retrain", "monitor", "refresh", "advance", "steer", "promote", "rollback"}
         assert found["promote"].entrypoint == "flows.propose.propose"
         assert found["retrain"].global_concurrency_limit is not None
         assert found["retrain"].global_concurrency_limit.limit == 1
