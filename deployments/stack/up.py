@@ -70,7 +70,7 @@ def up(session: Session, *, pool: str, ports: Mapping[str, int | None]) -> int:
         session.output.say(f"{'Wrote' if written else 'Settings:'} {config}")
         session.output.say(f"Everything is kept in {settings.workspace}")
         if left := end(mark_of(settings.workspace), stop.impatient):
-            session.output.say(f"An earlier `feedloop up` was killed here; {left} processes it left were ended.")
+            session.output.say(f"An earlier `feedloop up` was killed here; processes it left, ended now: {left}.")
         place = Place(config, settings, _ports(ports), pool)
         _lead_here(place)
         _start(session, place, running, stop)

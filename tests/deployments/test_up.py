@@ -18,12 +18,13 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
 from deployments.definitions import DEPLOYMENTS
-from deployments.stack import processes
-from deployments.stack.place import MARK, SAMPLE_FILE, alone, find_settings
+from deployments.session import Session
+from deployments.stack import processes, up
+from deployments.stack.place import ELSEWHERE, MARK, SAMPLE_FILE, alone, find_settings, mark_of
 from deployments.stack.ports import free, port_for
 from deployments.stack.processes import Process, end, marked
-from deployments.stack.services import SERVICES
-from ranking.errors import SettingsError, StorageError
+from deployments.stack.services import SERVICES, Service
+from ranking.errors import ServerUnavailable, SettingsError, StorageError
 from settings.loading import load
 from tests.servers import ROOT, wait_until
 from tests.tasks.mlflow_server import free_port
@@ -90,14 +91,14 @@ class Up:
 @contextmanager
 def running_up(folder: Path) -> Iterator[Up]:
     (folder / "feedloop.toml").write_text(SMALL)
-    up = Up(folder)
+    stack = Up(folder)
     try:
-        yield up
+        yield stack
     finally:
-        if up.process.poll() is None:
-            up.process.kill()
-            up.process.wait()
-        end(f"{MARK}={up.workspace}:", lambda: True)
+        if stack.process.poll() is None:
+            stack.process.kill()
+            stack.process.wait()
+        end(f"{MARK}={stack.workspace}:", lambda: True)
 
 
 def page(address: str) -> str:
@@ -112,8 +113,8 @@ def test_one_command_starts_everything_and_ctrl_c_leaves_nothing(
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     ref = open_shop(with_database(workspace)).register(seed=1)
-    with running_up(tmp_path) as up:
-        told = up.until_ready()
+    with running_up(tmp_path) as stack:
+        told = stack.until_ready()
         addresses = told["addresses"]
         assert page(f"{addresses['prefect']}/api/health") == "true"
         assert "<title>" in page(addresses["prefect"])
@@ -134,10 +135,10 @@ def test_one_command_starts_everything_and_ctrl_c_leaves_nothing(
                 json={},
             ).json()
             assert [worker["status"] for worker in workers] == ["ONLINE"]
-        assert len(up.left()) >= len(addresses)
+        assert len(stack.left()) >= len(addresses)
 
-        assert up.end() == 0, up.words
-        assert up.left() == []
+        assert stack.end() == 0, stack.words
+        assert stack.left() == []
         assert all(free(int(address.rpartition(":")[2])) for address in addresses.values())
 
 
@@ -153,25 +154,25 @@ def _sees_the_model(name: str, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_program_that_dies_is_named_with_its_last_words_and_the_others_are_stopped(tmp_path: Path) -> None:
-    with running_up(tmp_path) as up:
-        up.until_ready()
-        os.kill(up.pid_of("mlflow"), signal.SIGKILL)
-        assert up.process.wait(timeout=60) == 9
-        assert "The MLflow server has ended by itself (signal SIGKILL)" in up.words
-        assert "mlflow.log" in up.words
-        assert "Uvicorn running on" in up.words
-        assert up.left() == []
+    with running_up(tmp_path) as stack:
+        stack.until_ready()
+        os.kill(stack.pid_of("mlflow"), signal.SIGKILL)
+        assert stack.process.wait(timeout=60) == 9
+        assert "The MLflow server has ended by itself (signal SIGKILL)" in stack.words
+        assert "mlflow.log" in stack.words
+        assert "Uvicorn running on" in stack.words
+        assert stack.left() == []
         json.loads((tmp_path / "out0.json").read_text())
 
 
 @pytest.mark.slow
 def test_a_run_of_a_flow_is_ended_too_and_what_a_killed_stack_left_is_ended_by_the_next(tmp_path: Path) -> None:
-    with running_up(tmp_path) as up:
-        told = up.until_ready()
+    with running_up(tmp_path) as stack:
+        told = stack.until_ready()
         run = _start_retraining(told["prefect_api"])
         wait_until(lambda: _run(told["prefect_api"], run).state_name == "Running", seconds=60)
-        assert up.end() == 0, up.words
-        assert up.left() == []
+        assert stack.end() == 0, stack.words
+        assert stack.left() == []
     with running_up(tmp_path) as killed:
         killed.until_ready()
         killed.process.kill()
@@ -189,18 +190,18 @@ def test_a_run_of_a_flow_is_ended_too_and_what_a_killed_stack_left_is_ended_by_t
 
 @pytest.mark.slow
 def test_a_retraining_that_the_page_starts_runs_on_its_worker_and_asks(tmp_path: Path) -> None:
-    with running_up(tmp_path) as up:
-        told = up.until_ready()
+    with running_up(tmp_path) as stack:
+        told = stack.until_ready()
         run = _start_retraining(told["prefect_api"])
 
         def ended() -> FlowRun | None:
             found = _run(told["prefect_api"], run)
             return found if found.state is not None and (found.state.is_final() or found.state.is_paused()) else None
 
-        found = wait_until(ended, seconds=180, told=(up.workspace / "logs" / "worker.log").read_text)
+        found = wait_until(ended, seconds=180, told=(stack.workspace / "logs" / "worker.log").read_text)
         assert found.state is not None
         assert found.state.is_completed() or found.state.is_paused(), found.state
-        assert up.end() == 0
+        assert stack.end() == 0
 
 
 def _start_retraining(api: str) -> Any:
@@ -212,6 +213,66 @@ def _start_retraining(api: str) -> Any:
 def _run(api: str, run: Any) -> FlowRun:
     with SyncPrefectClient(api) as client:
         return client.read_flow_run(run)
+
+
+BRIEF = "import time; print('last words', flush=True); time.sleep(0.5); raise SystemExit(3)"
+STAYS = "import time; print('listening', flush=True); time.sleep(99)"
+
+
+def small_stack(monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    """Two programs that are no servers, so that what watches them is tested in a second."""
+    rows = (
+        Service("prefect", "first", lambda place: ["-c", STAYS], lambda place, since: True, usual_port=4200),
+        Service("mlflow", "second", lambda place: ["-c", second], lambda place, since: True, usual_port=5000),
+    )
+    monkeypatch.setattr(up, "SERVICES", rows)
+    for step in ("_prepare", "_sample", "_register"):
+        monkeypatch.setattr(up, step, lambda session, place: None)
+    for name in (*ELSEWHERE, "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH"):
+        monkeypatch.setenv(name, "as it was")
+
+
+def session_in(folder: Path) -> Session:
+    config = folder / "feedloop.toml"
+    config.write_text(SMALL)
+    return Session(config=config, data=None, as_json=False, verbose=False)
+
+
+def test_a_program_that_ends_by_itself_is_named_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small_stack(monkeypatch, BRIEF)
+    with pytest.raises(ServerUnavailable, match=r"The second has ended by itself \(exit code 3\)(.|\n)*last words"):
+        up.up(session_in(tmp_path), pool="feedloop", ports={})
+    told = capfd.readouterr().out
+    assert told.index("Stopping the second") < told.index("Stopping the first") < told.index("Everything is stopped.")
+    assert marked(f"{MARK}={tmp_path}") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_well_when_it_is_asked_to_and_finds_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    small_stack(monkeypatch, STAYS)
+    mark = mark_of(str(tmp_path / "workspace"), "worker")
+    left = Process(
+        "worker", ["-c", STAYS], dict(os.environ) | dict([mark.split("=", 1)]), mark, tmp_path / "worker.log"
+    )
+    wait_until(lambda: left.last_words() == "listening", seconds=20)
+    tell = up._tell
+
+    def told(*everything: Any) -> None:
+        tell(*everything)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(up, "_tell", told)
+    assert up.up(session_in(tmp_path), pool="feedloop", ports={}) == 0
+    words = " ".join(capfd.readouterr().out.split())
+    assert "An earlier `feedloop up` was killed here; processes it left, ended now: 1." in words
+    assert "export PREFECT_API_URL=http://127.0.0.1:" in words
+    assert "Everything is stopped." in words
+    assert left.ended_with == -signal.SIGTERM
+    assert marked(f"{MARK}={tmp_path}") == []
 
 
 @pytest.fixture
