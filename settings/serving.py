@@ -49,7 +49,7 @@ class ServingKnobs(Knobs):
         "1 scores each alone.",
     )
     batch_milliseconds: NonNegativeFloat = Field(
-        default=0.0, le=100, description="Time to wait for more requests to score together."
+        default=0.0, le=1_000, description="Time to wait for more requests to score together."
     )
     trust_request_time: bool = Field(
         default=False, description="Let a request say what time it is. For simulations only."

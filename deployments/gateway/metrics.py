@@ -11,6 +11,7 @@ BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.
 
 REQUESTS = Counter("feedloop_requests_total", "Requests by how they ended.", ("endpoint", "arm", "version", "outcome"))
 LATENCY = Histogram("feedloop_latency_seconds", "Time to an answer.", ("endpoint",), buckets=BUCKETS)
+IN_FLIGHT = Gauge("feedloop_requests_in_flight", "Requests in the making.", multiprocess_mode="livesum")
 SHADOW = Counter("feedloop_shadow_requests_total", "Requests chosen for the shadow.", ("version", "outcome"))
 SHADOW_LATENCY = Histogram("feedloop_shadow_latency_seconds", "Time of the shadow to score.", buckets=BUCKETS)
 SHADOW_STARTS = Counter("feedloop_shadow_starts_total", "Times that a process of the shadow was started.")
