@@ -78,6 +78,8 @@ class Child:
                 if used > most_bytes:
                     raise ShadowFailed(f"it took {used / 2**20:,.0f} MB, and may take {most_bytes / 2**20:,.0f}")
             reply = answering.result()
+        except TimeoutError:
+            raise
         except (asyncio.IncompleteReadError, OSError, EOFError) as error:
             raise ShadowFailed(f"its process ended (exit code {self.process.returncode})") from error
         finally:
@@ -124,6 +126,17 @@ class Shadow:
         self._counted = time.monotonic()
         self._deaths = 0
         self._not_before = 0.0
+        self._busy = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no outcome yet."""
+        return len(self._queue) + self._busy
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the shadow; None if there is none."""
+        return None if self._child is None else self._child.process.pid
 
     def offer(self, serving: Serving, query: Query, order: np.ndarray, scores: np.ndarray) -> None:
         """Let the challenger score a request that was answered, when there is time."""
@@ -142,7 +155,9 @@ class Shadow:
             self._arrived.clear()
             while self._queue:
                 await self._within_budget()
+                self._busy = True
                 await self._score(self._queue.popleft())
+                self._busy = False
 
     async def prepare(self, loaded: Loaded | None) -> None:
         """Have a process ready before requests are chosen for it; none is kept for no challenger."""
