@@ -98,7 +98,10 @@ def test_items_may_bring_what_only_the_caller_knows_and_ids_may_be_numbers(gatew
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"{", "Invalid JSON"),
+        (b"{", "The body is no JSON"),
+        (b"[]", "valid dictionary"),
+        (question(items=[{"item": "a", "features": {"age": [1]}}]), "features.age"),
+        (question(items=[True]), "items.0"),
         ({"items": ITEMS}, "user: Field required"),
         (question(items=["a"], lenght=3), "lenght: Extra inputs are not permitted"),
         ({"user": 1, "items": []}, "items: Tuple should have at least 1 item"),

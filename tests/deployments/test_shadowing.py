@@ -62,6 +62,7 @@ class Box:
             context={"device": "phone"},
             user_features={"age": float(random.integers(18, 70))},
             item_features=None,
+            item_names=frozenset(),
             length=6,
             at=NOW,
         )
