@@ -5,7 +5,7 @@ from importlib import import_module
 
 from benchmarks.table import print_table
 
-NAMES = ("training", "history", "comparison", "rollback", "drift")
+NAMES = ("training", "history", "comparison", "rollback", "drift", "gateway")
 
 
 def main() -> None:

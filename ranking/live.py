@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import ibis
 
 from ranking.assignment import CONTROL, TREATMENT
+from ranking.interleaving import A, B
 from ranking.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ def clicks_by_user(labelled_exposures: "ir.Table", arms: "ir.Table") -> "ir.Tabl
     zero = ibis.literal(0.0).cast("float64")
     return joined.select(
         "user", "arm", clicks=joined.clicks.fill_null(zero), impressions=joined.impressions.fill_null(zero)
+    )
+
+
+def votes(labelled_exposures: "ir.Table") -> "ir.Table":
+    """Clicks on each model's picks in every mixed list: ``request_id, user, champion, challenger``.
+
+    Args:
+        labelled_exposures: of mixed requests, with ``team`` (see ``ranking.interleaving``) and ``label``.
+    """
+    mixed = labelled_exposures
+    return mixed.group_by("request_id", "user").agg(
+        champion=ibis.ifelse(mixed.team == A, mixed.label, 0.0).cast("float64").sum(),
+        challenger=ibis.ifelse(mixed.team == B, mixed.label, 0.0).cast("float64").sum(),
     )
 
 

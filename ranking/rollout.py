@@ -15,7 +15,7 @@ from ranking.errors import ComparisonError, PromotionRefused
 from ranking.experiment import Readout
 from ranking.health import HealthKnobs
 from ranking.results import Evidence, Finding
-from ranking.strategies import AbStage, RampStage, ShadowStage, Stage, Strategy
+from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage, Stage, Strategy
 from ranking.values import Value
 
 
@@ -206,6 +206,7 @@ def routing(rollout: Rollout) -> RoutingTable:
     """
     stage, status = rollout.current, rollout.status
     share, shadow, sampled = 0.0, None, 0.0
+    mixed = stage.request_share if isinstance(stage, InterleavingStage) and not status.ended else 0.0
     if not status.ended or status is RolloutStatus.COMPLETED:
         if isinstance(stage, RampStage) and (not status.ended or stage.share == 1):
             share = stage.share
@@ -223,6 +224,8 @@ def routing(rollout: Rollout) -> RoutingTable:
         stage_name=stage.name,
         shadow=shadow,
         shadow_share=sampled,
+        interleaved=rollout.challenger if mixed else None,
+        interleaved_share=mixed,
     )
 
 

@@ -31,8 +31,8 @@ def plan_picture(planned: Plan, wanted: float) -> bytes:
     if planned.weeks is not None:
         axes.axvline(planned.weeks, color=GOOD, linestyle=":", label=f"{planned.weeks} weeks suffice")
     axes.set(xlabel="weeks", ylabel="relative change of the click-through rate, %", xticks=weeks)
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.12, y=0.2)
+    axes.set_ylim(0, 1.3 * max([100 * wanted, *shown]))
+    axes.margins(x=0.12)
     axes.legend(fontsize=9)
     return png(figure)
 

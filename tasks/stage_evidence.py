@@ -9,8 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from prefect import task
 
 from ranking import live
@@ -18,11 +20,13 @@ from ranking.assignment import CONTROL, TREATMENT
 from ranking.errors import MissingColumn
 from ranking.experiment import Arms, ExperimentEvidence
 from ranking.health import HealthWindow, Sessions
+from ranking.interleaving import Preference, preference
 from ranking.ratios import RatioSums
 from ranking.results import Window
 from ranking.rollout import Rollout
 from ranking.rollout_checks import StageEvidence
-from ranking.strategies import AbStage, RampStage, ShadowStage
+from ranking.scored import codes
+from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tasks.retries import RETRY_REGISTRY
@@ -132,6 +136,8 @@ def gather_evidence(
             case AbStage():
                 found = ramp_evidence(logs, paired=True)
                 return found.model_copy(update={"experiment": experiment_evidence(logs, stage.experiment.horizon)})
+            case InterleavingStage():
+                return StageEvidence(stage=rollout.stage, interleaving=votes_of(logs))
             case ShadowStage():
                 return StageEvidence(stage=rollout.stage, shadow=_shadow(logs, registry, workspace))
             case _:
@@ -199,6 +205,18 @@ def daily_clicks(logs: Logs) -> pd.DataFrame | None:
         .execute()
     )
     return found if len(found) else None
+
+
+def votes_of(logs: Logs) -> Preference | None:
+    """Whose picks users clicked in mixed lists with final labels; ``None`` while there is none."""
+    exposures, outcomes = logs.stage("exposures", logs.matured), logs.outcomes
+    if exposures is None or outcomes is None:
+        return None
+    mixed = exposures.group_by("request_id").mutate(mixed=exposures.team.max()).filter(ibis._.mixed >= 0)
+    votes = live.votes(live.labelled(mixed.drop("mixed"), outcomes)).execute()
+    if votes.empty:
+        return None
+    return preference(codes(pa.array(votes["user"]))[0], votes["champion"].to_numpy(), votes["challenger"].to_numpy())
 
 
 def _test(logs: Logs, horizon: timedelta) -> "tuple[datetime, ir.Table, pd.DataFrame] | None":

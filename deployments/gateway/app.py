@@ -97,7 +97,7 @@ async def _recovered(gateway: Gateway, store: Store, folder: str) -> None:
     try:
         found = await asyncio.to_thread(recover, store.journals, folder)
     except StorageError as error:
-        gateway.trouble("log", str(error))
+        gateway.set_trouble("log", str(error))
         return
     if found:
         logger.warning("%d journals of gateways that were killed are in the log now.", found)

@@ -10,6 +10,9 @@ import pyarrow as pa
 from ranking.errors import FeaturesError
 from ranking.features import FeatureSpec, Owner
 
+Sent = Sequence[Mapping[str, Any] | None]
+"""What came with each item."""
+
 
 class FeatureSource(Protocol):
     """Makes the rows that a bundle scores.  Values are immutable: threads share them."""
@@ -29,6 +32,7 @@ class FeatureSource(Protocol):
         context: Mapping[str, Any],
         at: datetime,
         overrides: Mapping[str, Any] | None = None,
+        item_features: Sent | None = None,
     ) -> pa.Table:
         """One row per item.
 
@@ -37,7 +41,8 @@ class FeatureSource(Protocol):
             items: (N,) ids.
             context: a value for every context feature.
             at: the time of the request.
-            overrides: logged features that the request brings: one value, or (N,) values.
+            overrides: other logged features that hold for all items.
+            item_features: (N,) what each item brings.
 
         Raises:
             FeaturesError: a context feature is missing, or a name is none of the model's.
@@ -59,6 +64,7 @@ class RequestFeatures:
         context: Mapping[str, Any],
         at: datetime,
         overrides: Mapping[str, Any] | None = None,
+        item_features: Sent | None = None,
     ) -> pa.Table:
         """See :class:`FeatureSource`."""
         del at
@@ -69,10 +75,15 @@ class RequestFeatures:
                 f"The request lacks the context {', '.join(missing)}. Send it; null is allowed where it is not known."
             )
         count = len(items)
+        sent = [some or {} for some in item_features or ()]
+        by_item = {name for some in sent for name in some}
         columns: dict[str, Any] = {self.spec.log.user: pa.repeat(user, count), self.spec.log.item: cells(items)}
         for feature in self.spec.features:
             value = given.get(feature.name)
-            columns[feature.name] = cells(value) if isinstance(value, list) else pa.repeat(pa.scalar(value), count)
+            if feature.name in by_item:
+                columns[feature.name] = cells([some.get(feature.name, value) for some in sent])
+            else:
+                columns[feature.name] = pa.repeat(pa.scalar(value), count)
         return pa.table(columns)
 
 

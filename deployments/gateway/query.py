@@ -24,7 +24,8 @@ class Query:
     user: str | int
     items: list[str | int]
     context: dict[str, Any]
-    overrides: dict[str, Any]
+    user_features: dict[str, Any]
+    item_features: list[dict[str, Any]] | None
     length: int
     at: datetime
 
@@ -36,8 +37,15 @@ class Query:
         """
         known = loaded.feature_names
         context = {name: value for name, value in self.context.items() if name in known}
-        overrides = {name: value for name, value in self.overrides.items() if name in known}
-        return loaded.features.rows(self.user, self.items, context, self.at, overrides)
+        user = {name: value for name, value in self.user_features.items() if name in known}
+        return loaded.features.rows(self.user, self.items, context, self.at, user, self.sent(loaded))
+
+    def sent(self, loaded: Loaded) -> list[dict[str, Any]] | None:
+        """What came with each item, as far as a model reads it."""
+        if self.item_features is None:
+            return None
+        known = loaded.feature_names
+        return [{name: value for name, value in some.items() if name in known} for some in self.item_features]
 
 
 def read_query(body: bytes, serving: Serving, knobs: ServingKnobs, header_id: str | None, now: datetime) -> Query:
@@ -66,8 +74,9 @@ def read_query(body: bytes, serving: Serving, knobs: ServingKnobs, header_id: st
             "serving.trust_request_time = true.",
             request_id,
         )
-    overrides = {**(asked.user_features or {}), **_by_column(asked.items)}
-    strange = sorted((asked.context.keys() | overrides.keys()) - serving.feature_names)
+    sent = _sent(asked.items)
+    user = asked.user_features or {}
+    strange = sorted(set(asked.context).union(user, *(sent or ())) - serving.feature_names)
     if strange:
         raise Refused(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -80,14 +89,14 @@ def read_query(body: bytes, serving: Serving, knobs: ServingKnobs, header_id: st
         user=asked.user,
         items=asked.ids,
         context=asked.context,
-        overrides=overrides,
+        user_features=user,
+        item_features=sent,
         length=min(asked.length or len(asked.items), len(asked.items)),
         at=asked.time.astimezone(UTC) if asked.time else now,
     )
 
 
-def _by_column(items: tuple[str | int | Candidate, ...]) -> dict[str, list[Any]]:
-    """Candidates' features as columns (N,); a column that one candidate brings is null where another lacks it."""
-    brought = [entry.features if isinstance(entry, Candidate) else {} for entry in items]
-    names = dict.fromkeys(name for features in brought for name in features)
-    return {name: [features.get(name) for features in brought] for name in names}
+def _sent(items: tuple[str | int | Candidate, ...]) -> list[dict[str, Any]] | None:
+    """What each candidate brings (N,); None if no one brings anything."""
+    brought: list[dict[str, Any]] = [entry.features if isinstance(entry, Candidate) else {} for entry in items]
+    return brought if any(brought) else None

@@ -9,7 +9,9 @@ from functools import cached_property
 
 from deployments.gateway.features import FeatureSource
 from ranking.bundle import Bundle
+from ranking.quick_encoding import QuickScorer
 from ranking.results import ModelRef
+from ranking.serving_features import ServingTable
 from tasks.routing import Routing
 
 
@@ -20,6 +22,13 @@ class Loaded:
     ref: ModelRef
     bundle: Bundle
     features: FeatureSource
+    table: ServingTable | None = None
+    """Where the features came from."""
+
+    @cached_property
+    def scorer(self) -> QuickScorer:
+        """What scores requests."""
+        return QuickScorer(self.bundle)
 
     @cached_property
     def feature_names(self) -> frozenset[str]:

@@ -21,6 +21,9 @@ import torch
 from deployments.gateway.features import FeatureSource, RequestFeatures
 from deployments.gateway.frames import packed, read
 from ranking.bundle import Bundle
+from ranking.quick_encoding import QuickScorer
+from ranking.serving_features import ServingTable
+from tasks.adapters.feature_tables import fetch
 
 NICENESS = 10
 _PR_SET_PDEATHSIG = 1
@@ -60,21 +63,26 @@ def scorer(plan: dict[str, Any]) -> Scorer:
     """What scores the challenger's way.
 
     Args:
-        plan: ``bundle`` (folder), ``digest``, ``megabytes`` (the most memory).
+        plan: ``bundle`` (folder), ``digest``, ``features`` (a ``ServingTable`` or null), ``megabytes`` (of memory).
 
     Raises:
         BundleError: the bundle cannot be used.
+        FeaturesError: its features cannot be used.
     """
     limit = int(plan["megabytes"]) * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)
     bundle = Bundle.load(plan["bundle"], expected_digest=plan["digest"])
-    features = RequestFeatures(bundle.facts.spec)
+    table = plan["features"]
+    features: FeatureSource = RequestFeatures(bundle.facts.spec)
+    if table is not None:
+        features = fetch(ServingTable.model_validate(table))
+    quick = QuickScorer(bundle)
 
     def score(question: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         rows = question_rows(question, features)
-        scores = bundle.score(rows)
+        scores = quick.score(rows)
         if not np.isfinite(scores).all():
             raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are no numbers")
         known = known_shares(rows, bundle.encoder.columns)
@@ -90,7 +98,8 @@ def question_rows(question: dict[str, Any], features: FeatureSource) -> pa.Table
         question["items"],
         question["context"],
         datetime.fromisoformat(question["at"]),
-        question["overrides"],
+        question["user_features"],
+        question["item_features"],
     )
 
 

@@ -217,6 +217,7 @@ class Shadow:
             "bundle": str(self._bundles / loaded.ref.digest),
             "digest": loaded.ref.digest,
             "megabytes": self._knobs.shadow_megabytes,
+            "features": None if loaded.table is None else loaded.table.model_dump(mode="json"),
         }
         try:
             await child.ask(plan, START_SECONDS, self._knobs.shadow_megabytes * 2**20)
@@ -301,6 +302,7 @@ def _question(query: Query, loaded: Loaded) -> dict[str, Any]:
         "user": query.user,
         "items": query.items,
         "context": {name: value for name, value in query.context.items() if name in known},
-        "overrides": {name: value for name, value in query.overrides.items() if name in known},
+        "user_features": {name: value for name, value in query.user_features.items() if name in known},
+        "item_features": query.sent(loaded),
         "at": query.at.isoformat(),
     }

@@ -130,16 +130,19 @@ class Gateway:
             due = loop.time() + self.knobs.log_seconds
             try:
                 await asyncio.to_thread(self.log.rotate, self.beat_time())
-                self.troubles.pop("log", None)
+                self.set_trouble("log", "")
             except StorageError as error:
-                self.trouble("log", str(error))
+                self.set_trouble("log", str(error))
             metrics.UNWRITTEN.set(len(self.log.unwritten))
 
-    def trouble(self, where: str, what: str) -> None:
-        """Remember and tell what is wrong; told once as long as it stays the same."""
-        if self.troubles.get(where) != what:
+    def set_trouble(self, where: str, what: str) -> None:
+        """Remember what is wrong, and tell it once as long as it stays the same; empty: nothing is."""
+        if what and self.troubles.get(where) != what:
             logger.error("%s: %s", where, what)
-        self.troubles[where] = what
+        if what:
+            self.troubles[where] = what
+        else:
+            self.troubles.pop(where, None)
 
 
 async def _within(seconds: float, future: "asyncio.Future[Scores]") -> Scores:

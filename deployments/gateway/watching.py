@@ -15,10 +15,13 @@ from deployments.gateway.serving import Loaded, Serving
 from deployments.gateway.state import Gateway
 from deployments.gateway.store import Store
 from ranking.bundle import Bundle
-from ranking.errors import FeedloopError, LedgerBroken, RegistryUnavailable
-from ranking.features import Owner
+from ranking.errors import FeaturesError, FeedloopError, LedgerBroken, RegistryUnavailable, StorageError
+from ranking.features import FeatureSpec, Owner
 from ranking.results import ModelRef
+from ranking.serving_features import ServingTable
+from ranking.values import digest
 from settings.model import Settings
+from tasks.adapters.feature_tables import fetch, latest
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.registry import Registry
 from tasks.routing import Routing, current_routing
@@ -57,11 +60,11 @@ class Watcher:
                 self.gateway.swap(serving)
         except FeedloopError as error:
             metrics.POLLS.labels("failed").inc()
-            self.gateway.trouble("routing", str(error))
+            self.gateway.set_trouble("routing", str(error))
         except Exception as error:
             metrics.POLLS.labels("failed").inc()
             logger.exception("The look at the ledger failed.")
-            self.gateway.trouble("routing", f"{type(error).__name__}: {error}")
+            self.gateway.set_trouble("routing", f"{type(error).__name__}: {error}")
 
     def _prepared(self) -> Serving | None:
         """What to serve from now on, loaded and warmed; None if that is what serves.
@@ -73,30 +76,35 @@ class Watcher:
         current = self.gateway.serving
         if routing is None:
             raise FeedloopError("There is no champion yet. `feedloop retrain` proposes one.")
-        if current is not None and routing == current.routing and not self._due(current):
-            return None
         champion, *others = routing.models
-        models = {champion.version: self._loaded(champion, registry)}
-        broken: dict[str, str] = {}
-        for ref in others:
-            try:
-                models[ref.version] = self._loaded(ref, registry)
-            except FeedloopError as error:
-                broken[ref.version] = str(error)
-                logger.error("Version %s is not served, its users get the champion: %s", ref.version, error)
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        models = {champion.version: self._loaded(champion, registry, serves=True)}
+        broken = self._challengers(routing, others, registry, models)
+        if current is not None and current.routing == routing and current.models == models and current.broken == broken:
+            return None
         self.store.remember(routing)
-        self._tell_broken(broken)
         return Serving(routing=routing, models=models, since=self.gateway.clock(), broken=broken)
 
-    def _tell_broken(self, broken: dict[str, str]) -> None:
-        if broken:
-            self.gateway.troubles["models"] = "; ".join(f"version {v}: {why}" for v, why in broken.items())
-        else:
-            self.gateway.troubles.pop("models", None)
-
-    def _due(self, current: Serving) -> bool:
-        return bool(current.broken) and time.monotonic() >= self._retry_at
+    def _challengers(
+        self, routing: Routing, refs: list[ModelRef], registry: Registry | None, models: dict[str, Loaded]
+    ) -> dict[str, str]:
+        """Add the other models of the table; gives those that cannot serve, and why."""
+        current = self.gateway.serving
+        known = {} if current is None or current.routing.models != routing.models else current.broken
+        if time.monotonic() >= self._retry_at:
+            known = {}
+        broken: dict[str, str] = {}
+        for ref in refs:
+            if ref.version in known:
+                broken[ref.version] = known[ref.version]
+                continue
+            try:
+                models[ref.version] = self._loaded(ref, registry, serves=False)
+            except FeedloopError as error:
+                broken[ref.version] = str(error)
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+        told = "; ".join(f"version {v} is not served, its users get the champion: {why}" for v, why in broken.items())
+        self.gateway.set_trouble("models", told)
+        return broken
 
     def _routing(self) -> tuple[Routing | None, Registry | None]:
         """The routing now, and the registry that gave it; at a start without MLflow, the last one that served."""
@@ -106,7 +114,7 @@ class Watcher:
             routing = current_routing(*self._open)
         except (RegistryUnavailable, LedgerBroken) as error:
             metrics.POLLS.labels("failed").inc()
-            self.gateway.trouble("routing", f"what was known serves on: {error}")
+            self.gateway.set_trouble("routing", f"what was known serves on: {error}")
             if self.gateway.serving is not None:
                 return self.gateway.serving.routing, None
             remembered = self.store.remembered()
@@ -115,22 +123,61 @@ class Watcher:
             return remembered, None
         metrics.POLLS.labels("ok").inc()
         metrics.CHECKED.set(time.time())
-        self.gateway.troubles.pop("routing", None)
+        self.gateway.set_trouble("routing", "")
         return routing, self._open[0]
 
-    def _loaded(self, ref: ModelRef, registry: Registry | None) -> Loaded:
-        """A model ready to serve; the one in memory if it is the same."""
+    def _loaded(self, ref: ModelRef, registry: Registry | None, *, serves: bool) -> Loaded:
+        """A model ready to serve; the one in memory if nothing about it changed."""
         current = self.gateway.serving
         known = None if current is None else current.models.get(ref.version)
-        if known is not None and known.ref.digest == ref.digest:
+        if known is not None and known.ref.digest != ref.digest:
+            known = None
+        bundle = known.bundle if known is not None else self.store.load(ref, registry)
+        features, table = self._features(bundle, known, serves=serves)
+        if known is not None and features is known.features:
             return known
-        bundle = self.store.load(ref, registry)
-        loaded = Loaded(ref, bundle, self._features(bundle))
+        loaded = Loaded(ref, bundle, features, table)
         warm(loaded, self.gateway)
         return loaded
 
-    def _features(self, bundle: Bundle) -> FeatureSource:
-        return RequestFeatures(bundle.facts.spec)
+    def _features(
+        self, bundle: Bundle, known: Loaded | None, *, serves: bool
+    ) -> tuple[FeatureSource, ServingTable | None]:
+        """The newest features of a model.
+
+        A champion goes on with older ones, or with what requests bring, and says so in its health.  A challenger
+        that would look up a history and has none is no candidate for anybody.
+
+        Raises:
+            FeaturesError: a challenger has no features.
+            StorageError: the same.
+        """
+        spec = bundle.facts.spec
+        try:
+            table = latest(self.settings.workspace, digest(spec))
+            if table is None and spec.history_keys:
+                raise FeaturesError("there is no table of its history. Write it with `feedloop features`")
+        except (FeaturesError, StorageError) as error:
+            return self._without(error, spec, known, serves=serves)
+        if serves:
+            self.gateway.set_trouble("features", "")
+        if table is None:
+            return known.features if known is not None and known.table is None else RequestFeatures(spec), None
+        if known is not None and known.table is not None and known.table.digest == table.digest:
+            return known.features, known.table
+        try:
+            return fetch(table), table
+        except (FeaturesError, StorageError) as error:
+            return self._without(error, spec, known, serves=serves)
+
+    def _without(
+        self, error: FeedloopError, spec: FeatureSpec, known: Loaded | None, *, serves: bool
+    ) -> tuple[FeatureSource, ServingTable | None]:
+        if known is None and not serves:
+            raise error
+        if serves:
+            self.gateway.set_trouble("features", f"The champion's features are not the newest: {error}")
+        return (RequestFeatures(spec), None) if known is None else (known.features, known.table)
 
 
 def warm(loaded: Loaded, gateway: Gateway) -> None:
@@ -143,4 +190,4 @@ def warm(loaded: Loaded, gateway: Gateway) -> None:
     context = {feature.name: None for feature in spec.log.features if feature.owner is Owner.CONTEXT}
     for _ in range(WARM_ROUNDS):
         rows = loaded.features.rows(0, list(range(WARM_ROWS)), context, gateway.clock())
-        loaded.bundle.score(rows)
+        loaded.scorer.score(rows)

@@ -1,12 +1,10 @@
 """Evidence of a rollout's stage, read from real log files, against the same counted by hand."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ranking.errors import MissingColumn
@@ -15,11 +13,11 @@ from ranking.exposures import BEATS, EXPOSURES, REQUESTS, SHADOW, SHADOW_REQUEST
 from ranking.features import ColumnKnobs
 from ranking.rollout import Rollout, begin
 from ranking.rollout_checks import StageEvidence
-from ranking.strategies import AbTest, Canary, RampStage, Shadow, Strategy
+from ranking.strategies import AbTest, Canary, InterleavingStage, RampStage, Shadow, Strategy
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.stage_evidence import gather_evidence
+from tests.tasks.gateway_logs import START, exposures_of, outcomes_of, traffic, write, write_outcomes
 
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 COLUMNS = ColumnKnobs(request="request_id")
 
 
@@ -31,69 +29,6 @@ def place(tmp_path: Path) -> Path:
 
 def rollout_with(strategy: Strategy) -> Rollout:
     return begin("r1", strategy, champion="1", challenger="2", actor="ada", reason="new", now=START)
-
-
-def traffic(requests: int, seed: int = 0, *, arms: tuple[str, ...] = ("treatment", "control", "rest")) -> pd.DataFrame:
-    """Requests of 300 users over six hours, each user in an arm of its own."""
-    random = np.random.default_rng(seed)
-    users = random.integers(0, 300, requests)
-    return pd.DataFrame(
-        {
-            "request_id": [f"q{number}" for number in range(requests)],
-            "user": [f"u{user}" for user in users],
-            "time": [START + timedelta(seconds=float(s)) for s in np.sort(random.uniform(0, 6 * 3600, requests))],
-            "rollout": "r1",
-            "stage": 0,
-            "arm": [arms[user % len(arms)] for user in users],
-            "version": "1",
-            "entry": 3,
-            "outcome": "ok",
-            "latency_ms": 4.0,
-            "candidates": 3,
-            "bad": random.random(requests) < 0.02,
-        }
-    )
-
-
-def exposures_of(requests: pd.DataFrame) -> pd.DataFrame:
-    """Three impressions of every request."""
-    shown = requests.loc[requests.index.repeat(3)].reset_index(drop=True)
-    position = np.tile([1, 2, 3], len(requests))
-    return shown.assign(
-        item=[f"i{place}" for place in position],
-        position=position,
-        score=0.5,
-        propensity=0.1,
-        features_digest="f",
-        team=-1,
-    )
-
-
-def outcomes_of(exposures: pd.DataFrame, seed: int = 1) -> pd.DataFrame:
-    random = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "request_id": exposures["request_id"],
-            "user_id": exposures["user"],
-            "item_id": exposures["item"],
-            "timestamp": exposures["time"],
-            "click": (random.random(len(exposures)) < 0.2).astype(np.int8),
-        }
-    )
-
-
-def write(place: Path, log: str, rows: pd.DataFrame, schema: pa.Schema) -> None:
-    """The rows as a gateway writes them: by day."""
-    for day, some in rows.groupby(rows["time"].map(lambda time: f"{time:%Y-%m-%d}")):
-        folder = place / "online" / log / f"day={day}"
-        folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pandas(some[schema.names], schema=schema, preserve_index=False)
-        pq.write_table(table, folder / f"part-{len(list(folder.iterdir()))}.parquet")
-
-
-def write_outcomes(place: Path, rows: pd.DataFrame, name: str = "outcomes") -> None:
-    (place / name).mkdir(exist_ok=True)
-    rows.to_parquet(place / name / f"{len(list((place / name).iterdir()))}.parquet")
 
 
 def gathered(place: Path, rollout: Rollout, hours: float, maturity_hours: float = 0.0) -> StageEvidence:
@@ -236,3 +171,26 @@ def test_a_shadow_compares_both_scores_and_counts_what_was_not_scored(place: Pat
     assert found.rank_correlation > 0.95
     # Nothing is registered here, so what training looked like is not known: unmeasured, never fine.
     assert (found.sums.features, found.own_stability_index, found.log_loss) == (None, None, None)
+
+
+def test_mixed_lists_count_the_clicks_on_each_models_picks(place: Path) -> None:
+    requests = traffic(900, arms=("rest",))
+    write(place, "requests", requests, REQUESTS)
+    exposures = exposures_of(requests)
+    # Whose pick each item was: nobody's, the champion's, the challenger's; the last 300 requests were not mixed.
+    exposures["team"] = np.tile([-1, 0, 1], 900)
+    exposures.loc[1800:, "team"] = -1
+    write(place, "exposures", exposures, EXPOSURES)
+    outcomes = outcomes_of(exposures)
+    write_outcomes(place, outcomes)
+    mixing = AbTest(first=None, interleaving=InterleavingStage(name="mixed", min_requests=500))
+
+    found = gathered(place, rollout_with(mixing), 6).interleaving
+
+    assert found is not None
+    clicks = outcomes["click"].to_numpy().reshape(900, 3)[:600]
+    assert (found.requests, found.champion_wins, found.challenger_wins) == (
+        600,
+        int((clicks[:, 1] > clicks[:, 2]).sum()),
+        int((clicks[:, 2] > clicks[:, 1]).sum()),
+    )
