@@ -74,7 +74,10 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Although the verdict is not PROMOTE; needs --reason.")
     ] = False,
-    strategy: StrategyOption = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option("--strategy", help="immediate, shadow, canary or ab_test. [default: rollout.strategy]"),
+    ] = None,
     reason: Reason = "",
     config: Config = None,
     yes: Yes = False,
