@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WORKERS ?= 2
 
 .PHONY: run test test-slow lint bench docs clean setup
 
@@ -10,7 +11,7 @@ run: $(READY)            ## the whole loop on the sample feed, embedded, approvi
 	$(BIN)/feedloop run --yes
 
 test: $(READY)           ## every fast test, on real local backends
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)      ## simulations and whole runs of minutes
 	$(BIN)/python -m pytest -m slow

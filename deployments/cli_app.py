@@ -33,15 +33,28 @@ Evidence = Annotated[
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is written to the ledger.")]
 
 
+GROUPS = {
+    "rollout": typer.Typer(no_args_is_help=True, help="A challenger on its way to its users."),
+    "ab": typer.Typer(no_args_is_help=True, help="A/B tests: plan one, read the running one."),
+}
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
+
+
 def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Register a command whose errors are told in one paragraph and become its exit code."""
+    """Register a command whose errors are told in one paragraph and become its exit code.
+
+    Args:
+        name: as it is typed; ``rollout pause`` is ``pause`` in the group ``rollout``.
+    """
+    *group, leaf = name.split()
 
     def register(function: Callable[..., int | None]) -> Callable[..., None]:
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             raise typer.Exit(function(*args, **kwargs) or 0)
 
-        return app.command(name)(run)
+        return (GROUPS[group[0]] if group else app).command(leaf)(run)
 
     return register
 

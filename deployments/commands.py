@@ -2,13 +2,15 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import cast, get_args
 
 from deployments.session import Session
 from deployments.terminal import asker
 from deployments.times import now_of, utc
 from deployments.who import who
-from ranking.errors import StorageError
+from ranking.errors import SettingsError, StorageError
 from ranking.results import Promotion, Retraining, as_utc
+from settings.rollout import StrategyName
 
 RETRAIN_NEEDS = ("lightning.pytorch", "mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")
 """Libraries of the retrain flow that take seconds to import."""
@@ -65,14 +67,18 @@ def compare(session: Session, *, champion: str, challenger: str, cutoff: datetim
     return 0
 
 
-def promote(session: Session, *, version: str, force: bool, reason: str, yes: bool) -> int:
-    """``feedloop promote``: 7 when the champion stays."""
+def promote(session: Session, *, version: str, force: bool, strategy: str | None, reason: str, yes: bool) -> int:
+    """``feedloop promote``: 7 when the challenger neither becomes champion nor sets out for its users."""
     from flows.approval import answered_by
     from flows.propose import propose as flow
 
+    names = get_args(StrategyName)
+    if strategy is not None and strategy not in names:
+        raise SettingsError(f"--strategy {strategy!r} is no strategy. There are: {', '.join(names)}.")
     with session.flows(), answered_by(asker(session.output, yes=yes)):
         promotion = flow(
             challenger=version,
+            strategy=cast(StrategyName | None, strategy),
             force=force,
             reason=reason,
             requested_by=who(),
@@ -81,7 +87,7 @@ def promote(session: Session, *, version: str, force: bool, reason: str, yes: bo
         )
     tell_promotion(session, promotion)
     session.output.finish(promotion=promotion)
-    return 0 if promotion.status == "promoted" else 7
+    return 0 if promotion.status in {"promoted", "rolling_out"} else 7
 
 
 def init(session: Session, *, path: str, output: Path, force: bool) -> int:
@@ -126,5 +132,8 @@ def tell_promotion(session: Session, promotion: Promotion | None) -> None:
     if promotion.status == "promoted" and promotion.champion is not None:
         before = f"; version {promotion.previous.version} is kept as previous" if promotion.previous else ""
         output.say(f"Version {promotion.champion.version} is the champion now{before}.")
+    elif promotion.status == "rolling_out":
+        output.say(f"{promotion.reason}")
+        output.say("The champion stays until it is completed. See it move: feedloop advance, feedloop rollout status.")
     else:
         output.say(f"The champion stays as it is: {promotion.reason}")

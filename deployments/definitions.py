@@ -38,7 +38,7 @@ class Deployment(Value):
     when_full: Literal["ENQUEUE", "CANCEL_NEW"] = Field(
         default="ENQUEUE", description="What becomes of a run that finds no free place: it waits, or is cancelled."
     )
-    cron: Literal["retrain_cron", "monitor_cron"] | None = Field(
+    cron: Literal["retrain_cron", "monitor_cron", "refresh_cron", "advance_cron"] | None = Field(
         default=None, description="Knob under [schedules] that says when it starts by itself; None is never."
     )
     scheduled_with: dict[str, JsonValue] = Field(default={}, description="Parameters of the runs that the cron starts.")
@@ -72,6 +72,29 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
         runs_at_once=1,
         when_full="CANCEL_NEW",
         cron="monitor_cron",
+    ),
+    Deployment(
+        name="refresh",
+        flow="flows.refresh:refresh",
+        description="Write the features that servers look up, for champion, challenger and the version before.",
+        # The later of two at once has the newer rows anyway.
+        runs_at_once=1,
+        when_full="CANCEL_NEW",
+        cron="refresh_cron",
+    ),
+    Deployment(
+        name="advance",
+        flow="flows.advance:advance",
+        description="One tick of a rollout: at most one step, decided on the evidence of its present stage.",
+        # Two ticks at once would read the same evidence; the later one has nothing to add.
+        runs_at_once=1,
+        when_full="CANCEL_NEW",
+        cron="advance_cron",
+    ),
+    Deployment(
+        name="steer",
+        flow="flows.steer:steer",
+        description="Pause, resume or abort the rollout that is on its way. Needs no approval.",
     ),
     Deployment(
         name="promote",

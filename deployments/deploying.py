@@ -31,7 +31,8 @@ def deploy(session: Session, *, pool: str) -> int:
     session.output.say(f"Registered {', '.join(names)}, with the settings of {config}.")
     when = settings.schedules
     session.output.say(
-        f"Starts by itself: retrain at {when.retrain_cron}, monitor at {when.monitor_cron} {when.timezone}."
+        f"Starts by itself: retrain at {when.retrain_cron}, monitor at {when.monitor_cron}, refresh at "
+        f"{when.refresh_cron}, advance at {when.advance_cron} {when.timezone}."
     )
     session.output.say(f"Automations: {', '.join(automations)}.")
     session.output.say(f"Start a worker where that file and feedloop are: prefect worker start --pool {pool}")

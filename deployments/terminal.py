@@ -10,6 +10,7 @@ from deployments.output import Output
 from deployments.who import who
 from flows.approval import Asker
 from ranking.results import Approval, Evidence
+from ranking.rollout import plan_of
 from tasks.reports import evidence_markdown
 
 
@@ -37,11 +38,14 @@ def asker(output: Output, *, yes: bool) -> Asker:
 
 def _ask_person(output: Output, evidence: Evidence, now: datetime) -> Approval:
     output.markdown(evidence_markdown(evidence))
-    challenger = evidence.comparison.challenger
+    challenger, plan = evidence.comparison.challenger, plan_of(evidence)
+    asked = f"Make version {challenger.version} the champion?"
+    if plan is not None:
+        asked = f"{plan.words} Let version {challenger.version} set out?"
     try:
         # The default is no: pressing Return must not promote.
         answer = Prompt.ask(
-            f"Make version {challenger.version} the champion?",
+            asked,
             choices=["approve", "reject"],
             default="reject",
             console=output.console,

@@ -60,6 +60,10 @@ def _table(group: type[BaseModel], names: list[str]) -> list[str]:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, BaseModel):
+        return getattr(value, "words", type(value).__name__)
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        return "; ".join(_shown(part) for part in value)
     return "[]" if value == () else str(value)
 
 
@@ -100,7 +104,7 @@ def commands_page() -> str:
     from deployments.cli import app
 
     # Typer carries its own copy of click, so its objects are taken as they are.
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group has them
+    commands = _leaves(typer.main.get_command(app))
     lines = ["# Commands", "", "Generated from the code by `make docs`.", "", (overview or "").strip()]
     for name, command in commands.items():
         arguments = [f"<{p.name}>" for p in command.params if p.param_type_name == "argument"]
@@ -110,6 +114,15 @@ def commands_page() -> str:
             label = " / ".join(parameter.opts) if parameter.param_type_name == "option" else f"<{parameter.name}>"
             lines.append(f"| `{label}` | {(parameter.help or '').replace('|', '/')} |")
     return "\n".join(lines) + "\n"
+
+
+def _leaves(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Every command by what is typed, those of groups after the group's name."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        is_group = hasattr(command, "commands")
+        found |= _leaves(command, f"{prefix}{name} ") if is_group else {f"{prefix}{name}": command}
+    return found
 
 
 def readme() -> str:

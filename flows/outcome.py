@@ -6,8 +6,9 @@ from prefect.states import Completed
 
 from ranking.monitoring import Monitoring
 from ranking.results import Promotion, Retraining
+from tasks.rollouts import Tick
 
-NAMES = {"not_approved": "Rejected", "refused": "Refused"}
+NAMES = {"rolling_out": "Rolling out", "not_approved": "Rejected", "refused": "Refused"}
 
 
 def outcome(promotion: Promotion) -> Promotion:
@@ -29,3 +30,8 @@ def nothing_serves() -> Monitoring | None:
     return cast(
         Monitoring | None, Completed(name="Nothing serves", message="There is no champion yet, so nothing was checked.")
     )
+
+
+def nothing_rolls_out() -> Tick | None:
+    """What a tick returns when no challenger is on its way."""
+    return cast(Tick | None, Completed(name="Nothing to do", message="No rollout is on its way."))

@@ -9,7 +9,8 @@ from flows.outcome import outcome
 from flows.promote import promote
 from ranking.results import Promotion
 from settings.loading import load
-from tasks.registry import find_model, read_evidence
+from settings.rollout import StrategyName
+from tasks.registry import find_model, plan_release, read_evidence
 from tasks.resuming import RESUMABLE
 from tasks.service import require_promotable
 
@@ -17,6 +18,7 @@ from tasks.service import require_promotable
 @flow(name="propose", flow_run_name="propose-{challenger}", **RESUMABLE)
 def propose(
     challenger: str,
+    strategy: StrategyName | None = None,
     force: bool = False,
     reason: str = "",
     requested_by: str | None = None,
@@ -27,6 +29,7 @@ def propose(
 
     Args:
         challenger: version or alias of the model to make champion.
+        strategy: how it reaches its users; without one as configured, at once for the winner of an A/B test.
         force: although the verdict is not PROMOTE; needs a reason.
         reason: why; it is written to the ledger.
         requested_by: your name; with approval.requester_may_approve = false somebody else has to approve.
@@ -36,7 +39,8 @@ def propose(
     settings = load(config)
 
     target = find_model(challenger, **settings.store)
-    evidence = read_evidence(target, **settings.store)
+    known = read_evidence(target, **settings.store)
+    evidence = plan_release(target, known, settings.rollout.proposed(known, strategy), **settings.store)
     require_promotable(
         target, evidence, policy_digest=settings.policy_digest, forced=force, reason=reason, **settings.store
     )

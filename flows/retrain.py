@@ -8,7 +8,7 @@ from prefect import flow
 from flows.approval import request_approval
 from flows.outcome import refused
 from flows.promote import promote
-from ranking.results import Decision, Evidence, Retraining
+from ranking.results import Evidence, Retraining
 from settings.loading import load
 from tasks.arbiter import land, take_off
 from tasks.clock import moment
@@ -19,6 +19,7 @@ from tasks.reports import write_report
 from tasks.resuming import RESUMABLE
 from tasks.service import current_champion
 from tasks.serving import check_serving
+from tasks.serving_features import write_serving_features
 from tasks.training import train_challenger
 from tasks.version import code_of_this_run
 
@@ -104,6 +105,7 @@ def retrain(
         **settings.engine,
     )
     verdict = judge(comparison, settings.gate)
+    plan = settings.rollout.after(verdict.decision, first=champion is None)
     evidence = Evidence(
         comparison=comparison,
         verdict=verdict,
@@ -112,11 +114,22 @@ def retrain(
         code_version=code_of_this_run(),
         training=trained.training,
         split=split,
+        plan=plan.kept if plan else {},
     )
     report = write_report(evidence=evidence, gate=settings.gate, workspace=settings.workspace)
     record_evidence(challenger=challenger, evidence=evidence, report=report, **settings.store)
+    # Servers need them to look the challenger's features up.  Without them the verdict is the same, and the next
+    # `refresh` tries again: a failure shows in the run and does not end it.
+    write_serving_features(
+        data=settings.data,
+        spec=features.spec,
+        as_of=at,
+        now=at,
+        workspace=settings.workspace,
+        return_state=True,
+    )
     promotion = None
-    if verdict.decision is Decision.PROMOTE:
+    if plan is not None:
         approval = request_approval(evidence, settings=settings, forced=False, requested_by=requested_by, now=now)
         promotion = promote(challenger.version, approval, config=config, now=now)
     return Retraining(

@@ -75,7 +75,7 @@ def require_valid(
 
 
 def _used(entry: LedgerEntry) -> bool:
-    return entry.operation is Operation.PROMOTE
+    return entry.operation in {Operation.PROMOTE, Operation.ROLLOUT}
 
 
 def _require_people(approval: Approval, rules: ApprovalRules) -> None:

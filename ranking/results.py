@@ -349,6 +349,18 @@ class Verdict(Value):
     )
 
 
+class Trial(Value):
+    """What live users said about a challenger: the verdict of an A/B test that ran to its end."""
+
+    rollout: str = Field(description="Id of the rollout; the ledger holds all its steps.")
+    verdict: str
+    reason: str
+    began: AwareDatetime
+    ended: AwareDatetime
+    findings: tuple[Finding, ...] = ()
+    numbers: dict[str, float | None] = Field(default_factory=dict)
+
+
 class Evidence(Value):
     """Everything a promotion rests on.  Its digest is what an approval is bound to."""
 
@@ -361,6 +373,16 @@ class Evidence(Value):
     code_version: str | None = Field(default=None, description="feedloop's version, and its commit if known.")
     training: Training | None = None
     split: Split | None = None
+    plan: dict[str, JsonValue] = Field(
+        default={}, description="How the challenger is to reach its users; see :class:`ranking.rollout.ReleasePlan`."
+    )
+    trial: Trial | None = Field(default=None, description="What live users said of it; None when none were asked.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_evidence_lacks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The digest of stored evidence must not change when a later feedloop adds a field: absent stays absent.
+        plain: dict[str, Any] = handler(self)
+        return {name: value for name, value in plain.items() if value or name not in ("plan", "trial")}
 
     @property
     def compared_with(self) -> str | None:
@@ -455,7 +477,7 @@ _FIRST_FIELDS = {"before", "after", "evidence_digest"}
 class Promotion(Value):
     """What ``promote`` did, or why it did nothing."""
 
-    status: Literal["promoted", "not_approved", "refused"]
+    status: Literal["promoted", "rolling_out", "not_approved", "refused"]
     reason: str
     champion: ModelRef | None = Field(description="Who serves now.")
     previous: ModelRef | None = Field(description="Who served before, when something changed.")

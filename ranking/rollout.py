@@ -8,14 +8,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from pydantic import AwareDatetime, Field, NonNegativeInt, model_validator
+from pydantic import AwareDatetime, Field, JsonValue, NonNegativeInt, ValidationError, model_validator
 
 from ranking.assignment import Namespace, RoutingTable, split
-from ranking.errors import PromotionRefused
+from ranking.errors import ComparisonError, PromotionRefused
 from ranking.experiment import Readout
 from ranking.health import HealthKnobs
-from ranking.results import Finding
-from ranking.strategies import AbStage, RampStage, ShadowStage, Stage, Strategy
+from ranking.results import Evidence, Finding
+from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage, Stage, Strategy
 from ranking.values import Value
 
 
@@ -31,6 +31,48 @@ class RolloutKnobs(HealthKnobs):
     imbalance_alpha: float = Field(
         default=0.001, gt=0, lt=0.05, description="Chance per stage to call a fair split of users invalid."
     )
+
+
+class ReleasePlan(Value):
+    """How a challenger is to reach its users; part of what is approved."""
+
+    strategy: Strategy
+    knobs: RolloutKnobs = RolloutKnobs()
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the challenger becomes champion without being watched first."""
+        return self.strategy.kind == "immediate"
+
+    @property
+    def kept(self) -> dict[str, JsonValue]:
+        """The plan as evidence keeps it; nothing for a promotion at once."""
+        return {} if self.at_once else self.model_dump(mode="json")
+
+    @property
+    def words(self) -> str:
+        """The plan in one sentence."""
+        return f"{_TOLD[self.strategy.kind]}: {', then '.join(stage.words for stage in self.strategy.stages())}."
+
+
+_TOLD = {"immediate": "Immediate", "shadow": "Shadow", "canary": "Canary", "ab_test": "A/B test"}
+
+
+def plan_of(evidence: Evidence) -> ReleasePlan | None:
+    """The plan that was approved with the evidence; ``None`` in evidence that has none.
+
+    Raises:
+        ComparisonError: this version cannot read it.
+    """
+    if not evidence.plan:
+        return None
+    try:
+        return ReleasePlan.model_validate(evidence.plan)
+    except ValidationError as error:
+        raise ComparisonError(
+            f"The evidence {evidence.digest[:12]}… holds a plan that this version cannot read: {error}. Compare the "
+            "challenger again."
+        ) from error
 
 
 class RolloutStatus(StrEnum):
@@ -164,6 +206,7 @@ def routing(rollout: Rollout) -> RoutingTable:
     """
     stage, status = rollout.current, rollout.status
     share, shadow, sampled = 0.0, None, 0.0
+    mixed = stage.request_share if isinstance(stage, InterleavingStage) and not status.ended else 0.0
     if not status.ended or status is RolloutStatus.COMPLETED:
         if isinstance(stage, RampStage) and (not status.ended or stage.share == 1):
             share = stage.share
@@ -181,6 +224,8 @@ def routing(rollout: Rollout) -> RoutingTable:
         stage_name=stage.name,
         shadow=shadow,
         shadow_share=sampled,
+        interleaved=rollout.challenger if mixed else None,
+        interleaved_share=mixed,
     )
 
 
@@ -253,6 +298,16 @@ def abort(rollout: Rollout, *, actor: str, reason: str, now: datetime) -> Rollou
     """
     running = {RolloutStatus.RUNNING, RolloutStatus.PAUSED}
     return _by_hand(rollout, "abort", running, RolloutStatus.ABORTED, actor=actor, reason=reason, now=now)
+
+
+def withdraw(rollout: Rollout, *, actor: str, reason: str, now: datetime) -> Rollout:
+    """Give a completed rollout up whose challenger could not be made champion: the champion serves everybody.
+
+    Raises:
+        PromotionRefused: it is not completed.
+    """
+    completed = {RolloutStatus.COMPLETED}
+    return _by_hand(rollout, "withdraw", completed, RolloutStatus.ABORTED, actor=actor, reason=reason, now=now)
 
 
 def _by_hand(

@@ -16,12 +16,13 @@ from pydantic import Field, NonNegativeInt
 from ranking import health, shadow_checks
 from ranking.experiment import ExperimentEvidence, Readout, read
 from ranking.health import HealthWindow
+from ranking.interleaving import Preference, Preferred
 from ranking.ratios import Effect, RatioSums, effect
 from ranking.results import Finding, Status
 from ranking.rollout import Rollout
 from ranking.sequential import confidence_sequence_bound, imbalance_log_evidence
 from ranking.shadow import ShadowComparison
-from ranking.strategies import AbStage, RampStage, ShadowStage, Stage, SwitchStage
+from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage, Stage, SwitchStage
 from ranking.values import Value
 
 
@@ -35,6 +36,7 @@ class StageEvidence(Value):
     control_clicks: RatioSums | None = Field(default=None, description="Clicks over impressions, final labels only.")
     canary_clicks: RatioSums | None = None
     shadow: ShadowComparison | None = None
+    interleaving: Preference | None = None
     experiment: ExperimentEvidence | None = None
 
 
@@ -167,6 +169,24 @@ def shadowed(situation: Situation) -> Finding | None:
     return _finding("shadow", Status.OK, f"{seen:,} requests in the shadow, and every rule is ok.")
 
 
+def interleaved(situation: Situation) -> Finding | None:
+    """Users who were shown mixed lists do not prefer the champion's picks.  Looked at once, when enough were shown."""
+    stage, seen = situation.stage, situation.evidence.interleaving
+    if not isinstance(stage, InterleavingStage):
+        return None
+    requests = 0 if seen is None else seen.requests
+    spent = situation.now - situation.rollout.entered
+    if seen is None or requests < stage.min_requests or spent < stage.min_wait:
+        return _finding(
+            "interleaving",
+            Status.UNPROVEN,
+            f"{requests:,} of {stage.min_requests:,} mixed requests have final labels, after "
+            f"{spent / timedelta(hours=1):.1f} of {stage.min_hours:g} hours.",
+        )
+    worse = seen.preferred is Preferred.CHAMPION
+    return _finding("interleaving", Status.HARM if worse else Status.OK, seen.reason, z=seen.z)
+
+
 def traffic(situation: Situation) -> Finding | None:
     """Enough sessions came in both arms."""
     stage = situation.stage
@@ -186,7 +206,7 @@ def traffic(situation: Situation) -> Finding | None:
 def duration(situation: Situation) -> Finding | None:
     """The stage lasted long enough."""
     stage, spent = situation.stage, situation.now - situation.rollout.entered
-    if isinstance(stage, SwitchStage | AbStage):
+    if isinstance(stage, SwitchStage | AbStage | InterleavingStage):
         return None
     return _finding(
         "duration",
@@ -196,14 +216,14 @@ def duration(situation: Situation) -> Finding | None:
 
 
 CHECKS: tuple[Check, ...] = (
-    breaker, bad_sessions, metrics, sample_ratio, click_rate, shadowed, traffic, duration,
+    breaker, bad_sessions, metrics, sample_ratio, click_rate, shadowed, interleaved, traffic, duration,
 )  # fmt: skip
 """In order of precedence: the first harm decides."""
 
 INVALIDATING = (*shadow_checks.INVALIDATING, "sample_ratio")
 """Rules whose harm says that the measurement is broken, not the model."""
 
-BLAMELESS = ("metrics",)
+BLAMELESS = ("metrics", "interleaving")
 """Rules whose harm rolls back, but proves nothing against the model."""
 
 

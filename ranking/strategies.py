@@ -40,6 +40,11 @@ class SwitchStage(_Stage):
 
     kind: Literal["switch"] = "switch"
 
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return "all users at once"
+
 
 class ShadowStage(_Stage):
     """The challenger scores along; users see the champion."""
@@ -48,6 +53,14 @@ class ShadowStage(_Stage):
     request_share: float = Field(default=1.0, gt=0, le=1, description="Share of requests the challenger scores.")
     min_requests: PositiveInt = Field(default=5_000, description="Requests that must have been chosen for it.")
     checks: ShadowKnobs = Field(default=ShadowKnobs(), description="What it must show.")
+
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return (
+            f"scoring {self.request_share:.0%} of the requests unseen for at least {self.min_hours:g} hours and "
+            f"{self.min_requests:,} requests"
+        )
 
 
 class RampStage(_Stage):
@@ -64,6 +77,27 @@ class RampStage(_Stage):
         "left. None demands nothing: a proven drop still rolls back, but too few users to see one do not hold.",
     )
 
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return f"{self.share:.0%} of the users for at least {self.min_hours:g} hours"
+
+
+class InterleavingStage(_Stage):
+    """Both models rank for the same user, and clicks vote: a cheap first stage that promotes nobody."""
+
+    kind: Literal["interleaving"] = "interleaving"
+    request_share: float = Field(default=0.1, gt=0, le=1, description="Share of requests whose lists are mixed.")
+    min_requests: PositiveInt = Field(default=2_000, description="Mixed requests with final labels that decide.")
+
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        return (
+            f"{self.request_share:.0%} of the requests with mixed lists until {self.min_requests:,} have final labels "
+            f"and {self.min_hours:g} hours have passed"
+        )
+
 
 class AbStage(_Stage):
     """Half and half until the registered horizon."""
@@ -71,8 +105,14 @@ class AbStage(_Stage):
     kind: Literal["ab_test"] = "ab_test"
     experiment: ExperimentKnobs = Field(default=ExperimentKnobs(), description="How it is read.")
 
+    @property
+    def words(self) -> str:
+        """The stage, as it is told before it begins."""
+        weeks, share = self.experiment.weeks, self.experiment.share
+        return f"{share:.0%} of the users in each arm for {weeks} week{'s' if weeks > 1 else ''}"
 
-Stage = Annotated[SwitchStage | ShadowStage | RampStage | AbStage, Field(discriminator="kind")]
+
+Stage = Annotated[SwitchStage | ShadowStage | InterleavingStage | RampStage | AbStage, Field(discriminator="kind")]
 
 FIRST = RampStage(name="1 %", share=0.01, min_hours=2, min_sessions=3_000, detectable_ctr_drop=0.30)
 RAMP: tuple[RampStage, ...] = (
@@ -132,12 +172,15 @@ class AbTest(Knobs):
 
     kind: Literal["ab_test"] = "ab_test"
     first: RampStage | None = Field(default=FIRST, description="Stage before the test; None starts it at once.")
+    interleaving: InterleavingStage | None = Field(
+        default=None, description="Stage after the first one that ends a test early which users would not like."
+    )
     experiment: ExperimentKnobs = Field(default=ExperimentKnobs(), description="How the test is run and read.")
 
     def stages(self) -> tuple[Stage, ...]:
-        """First stage, test."""
+        """First stage, interleaving, test."""
         test = AbStage(name="A/B test", experiment=self.experiment)
-        return (test,) if self.first is None else (self.first, test)
+        return tuple(stage for stage in (self.first, self.interleaving, test) if stage is not None)
 
 
 STRATEGIES: tuple[type[Immediate | Shadow | Canary | AbTest], ...] = (Immediate, Shadow, Canary, AbTest)

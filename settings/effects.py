@@ -84,6 +84,17 @@ class ScheduleKnobs(Knobs):
         pattern=CRON,
         description="When the last whole day (UTC) is checked: late enough for its rows to have arrived.",
     )
+    refresh_cron: str = Field(
+        default="5 * * * *",
+        pattern=CRON,
+        description="When the features that servers look up are written anew. With history.grain = day once a day, "
+        "such as 5 0 * * *, is enough.",
+    )
+    advance_cron: str = Field(
+        default="*/15 * * * *",
+        pattern=CRON,
+        description="When a rollout is looked at. No step can come sooner, also not back.",
+    )
     absence_hours: PositiveFloat = Field(
         default=36.0, le=24 * 30, description="No successful check for this long raises the alarm of absence."
     )

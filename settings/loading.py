@@ -25,6 +25,7 @@ from ranking.world import (
 from settings.addresses import shown
 from settings.effects import SAMPLE
 from settings.model import PREFIX, Settings
+from settings.rollout import SAMPLE_AB_TEST, SAMPLE_CANARY
 
 DEFAULT_FILE = "feedloop.toml"
 Group = TypeVar("Group", bound=Knobs)
@@ -92,6 +93,9 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
     if settings.data.uri == SAMPLE:
         changes |= _sample(settings, workspace)
     else:
+        if settings.rollout.outcomes is not None:
+            outcomes = _anchor(settings.rollout.outcomes, folder)
+            changes["rollout"] = settings.rollout.model_copy(update={"outcomes": outcomes})
         changes["data"] = settings.data.model_copy(update={"uri": _anchor(settings.data.uri, folder)})
     places = {"log": settings.serving.log, "folder": settings.serving.folder}
     anchored = {name: _anchor(place, folder) for name, place in places.items() if place is not None}
@@ -112,6 +116,13 @@ def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
         ).model_copy(update={"uri": f"{workspace}/sample/interactions"}),
         "history": _filled(
             settings.history, item_attributes=SAMPLE_ATTRIBUTES, windows_days=SAMPLE_HISTORY_DAYS, since_start=False
+        ),
+        "rollout": _filled(
+            settings.rollout,
+            canary=SAMPLE_CANARY,
+            ab_test=SAMPLE_AB_TEST,
+            undecided="ab_test",
+            outcomes=f"{workspace}/online/outcomes",
         ),
         "split": split if split.holdout_share else _filled(split, holdout_days=SAMPLE_HOLDOUT_DAYS),
     }

@@ -20,6 +20,7 @@ from ranking.values import digest
 from ranking.verdict import GateKnobs
 from ranking.world import WorldKnobs
 from settings.effects import ApprovalKnobs, DataKnobs, Engine, RegistryKnobs, ScheduleKnobs, Store
+from settings.rollout import RolloutSettings
 from settings.serving import ServingKnobs
 
 PREFIX = "FEEDLOOP_"
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     training: TrainingKnobs = Field(default=TrainingKnobs(), description="How it is trained.")
     gate: GateKnobs = Field(default=GateKnobs(), description="When a challenger may replace the champion.")
     approval: ApprovalKnobs = Field(default=ApprovalKnobs(), description="Who agrees to it.")
+    rollout: RolloutSettings = Field(default=RolloutSettings(), description="How it then reaches its users.")
     quality: QualityKnobs = Field(default=QualityKnobs(), description="When new data are an incident.")
     drift: DriftKnobs = Field(default=DriftKnobs(), description="When traffic has drifted.")
     performance: PerformanceKnobs = Field(default=PerformanceKnobs(), description="When the champion got worse.")
@@ -88,6 +90,11 @@ class Settings(BaseSettings):
     def maturity_hours(self) -> float:
         """Time after an impression at which its label is final, as the split takes it."""
         return max(self.split.label_maturity_hours, self.data.label_delay_hours)
+
+    @property
+    def outcomes_uri(self) -> str:
+        """Where the outcomes of served impressions arrive."""
+        return self.rollout.outcomes or self.data.uri
 
     @property
     def sample_folder(self) -> str:

@@ -11,6 +11,8 @@ from typing import Literal
 from ranking.approval import ApprovalRules, require_valid
 from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
 from ranking.results import Approval, Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion, as_utc
+from ranking.rollout import plan_of
+from tasks import rollouts
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_serving
@@ -116,12 +118,14 @@ def promote(
     done = last_move(entries)
     if done is not None and _is_this(done, challenger, evidence):
         return _finish(registry, done, challenger, evidence, approval)
+    begun = rollouts.begun_with(entries, approval.digest)
+    if begun is not None:
+        return _rolling_out(registry, begun, challenger, approval)
     require_valid(approval, evidence, rules, entries, now)
     overridden = overrides(challenger, evidence, entries, policy_digest=policy_digest, forced=forced, reason=reason)
     champion = serving(registry, ledger)
     require_champion(champion, evidence.compared_with)
     verify_serving(registry, challenger)
-    release_digest = registry.release(challenger)
     draft = Draft(
         operation=Operation.PROMOTE,
         before=champion.version if champion else None,
@@ -133,14 +137,49 @@ def promote(
         actor=", ".join(approval.approvers),
         reason=reason.strip() or approval.reason.strip() or evidence.verdict.reason,
         at=now,
-        release_digest=release_digest,
         approval_digest=approval.digest,
         channel=approval.channel,
         requested_by=approval.requested_by,
     )
-    entry = commit(ledger, draft, head)
+    plan = plan_of(evidence)
+    if plan is not None and not plan.at_once:
+        entry = rollouts.begin(registry, ledger, draft=draft, plan=plan, model=challenger.name, head=head, now=now)
+        return _rolling_out(registry, entry, challenger, approval)
+    return put_in_service(registry, ledger, draft, challenger, evidence, head=head, approval=approval)
+
+
+def put_in_service(
+    registry: Registry,
+    ledger: Ledger,
+    draft: Draft,
+    challenger: ModelRef,
+    evidence: Evidence,
+    *,
+    head: LedgerEntry | None,
+    approval: Approval | None = None,
+) -> Promotion:
+    """The change of champion itself: the released copy, the entry, the aliases.  Everything was checked before.
+
+    Raises:
+        StaleChampion: somebody else changed who serves.
+        TamperedBundle: the bytes are not those that were registered.
+    """
+    released = draft.model_copy(update={"release_digest": registry.release(challenger)})
+    entry = commit(ledger, released, head)
     reconcile(registry, ledger)
     return _finish(registry, entry, challenger, evidence, approval)
+
+
+def _rolling_out(registry: Registry, entry: LedgerEntry, challenger: ModelRef, approval: Approval) -> Promotion:
+    return Promotion(
+        status="rolling_out",
+        reason=f"Version {challenger.version} is on its way to its users (ledger entry {entry.number}): {entry.reason}",
+        champion=registry.model(entry.before) if entry.before else None,
+        previous=None,
+        challenger=challenger,
+        approval=approval,
+        entry=entry,
+    )
 
 
 def _require_about(challenger: ModelRef, evidence: Evidence) -> None:
@@ -167,7 +206,7 @@ def overrides(
 ) -> list[str]:
     """What forbids the promotion; returned only when it is forced with a reason."""
     verdict, problems = evidence.verdict, []
-    if verdict.decision is not Decision.PROMOTE:
+    if verdict.decision is not Decision.PROMOTE and not (_is_test(evidence) or rollouts.tested(entries, evidence)):
         sure = f"{verdict.confidence.value} confidence"
         problems.append(f"the verdict is {verdict.decision.value} ({sure}): {verdict.reason}")
     if evidence.policy_digest != policy_digest:
@@ -184,6 +223,12 @@ def overrides(
             f"Version {challenger.version} of {challenger.name!r} is not promoted: {'; and '.join(problems)} {lacking}"
         )
     return problems
+
+
+def _is_test(evidence: Evidence) -> bool:
+    """Whether an undecided verdict is to be decided by an A/B test: it moves nobody's champion."""
+    plan = plan_of(evidence)
+    return evidence.verdict.decision is Decision.A_B_TEST and plan is not None and plan.strategy.kind == "ab_test"
 
 
 def require_champion(champion: ModelRef | None, compared_with: str | None) -> None:
@@ -214,7 +259,7 @@ def _is_this(entry: LedgerEntry, challenger: ModelRef, evidence: Evidence) -> bo
 
 
 def _finish(
-    registry: Registry, entry: LedgerEntry, challenger: ModelRef, evidence: Evidence, approval: Approval
+    registry: Registry, entry: LedgerEntry, challenger: ModelRef, evidence: Evidence, approval: Approval | None
 ) -> Promotion:
     previous = registry.model(entry.before) if entry.before else None
     tags = entry_tags("champion", entry) | verdict_tags(evidence)

@@ -8,7 +8,8 @@ from prefect.settings import PREFECT_UI_URL
 
 from ranking.questions import Question
 from ranking.results import Evidence, MetricComparison, ModelRef, as_utc, challengers_of
-from tasks.reports import artifact_key
+from ranking.rollout import plan_of
+from tasks.reports import artifact_key, told_plan
 
 
 def question_page(question: Question, evidence: Evidence, links: tuple[str, ...]) -> str:
@@ -20,14 +21,17 @@ def question_page(question: Question, evidence: Evidence, links: tuple[str, ...]
         links: of :func:`links_to`.
     """
     place = f"in place of version {question.against}" if question.against else "as the first champion"
+    plan = plan_of(evidence)
+    asked = f"serve, {place}" if plan is None else f"set out for its users, beside version {question.against}"
     lines = [
-        f"**Shall version {question.challenger} of {question.model} serve, {place}?**",
+        f"**Shall version {question.challenger} of {question.model} {asked}?**",
         "",
         f"{_asked(question)} An approval counts until {as_utc(question.expires_at)}; without one the champion stays.",
     ]
     if question.forced:
         verdict = f"{question.decision} ({question.confidence} confidence)"
         lines += ["", f"**This promotion is forced:** the verdict is {verdict}, or something else speaks against it."]
+    lines += ["", *told_plan(evidence)]
     lines += ["", *(f"- {link}" for link in links)] if links else []
     return "\n".join([*lines, "", *_told(evidence)]) + "\n"
 

@@ -25,6 +25,7 @@ from ranking.results import (
     Split,
     Trained,
 )
+from ranking.rollout import ReleasePlan
 from settings.effects import RegistryKnobs
 from tasks.adapters.registry import CHALLENGER
 from tasks.adapters.storage import local_copy, temporary_folder
@@ -178,6 +179,17 @@ def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str)
             f"Version {challenger.version} of {challenger.name!r} was never compared with a champion. Compare it first."
         )
     return found
+
+
+@task(name="plan release", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
+def plan_release(
+    challenger: ModelRef, evidence: Evidence, plan: ReleasePlan, registry: RegistryKnobs, workspace: str
+) -> Evidence:
+    """The evidence with the plan in it, recorded: an approval is for both."""
+    planned = evidence.model_copy(update={"plan": plan.kept})
+    if planned.digest != evidence.digest:
+        open_models(registry, workspace).record(challenger, planned)
+    return planned
 
 
 def find_evidence(identifier: str, registry: RegistryKnobs, workspace: str) -> KeptEvidence:

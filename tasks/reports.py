@@ -9,6 +9,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import TaskRunContext
 
 from ranking.results import Comparison, Estimate, Evidence, LedgerEntry, MetricComparison, ModelRef, Report, as_utc
+from ranking.rollout import plan_of
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
 from tasks.evidence_picture import evidence_picture
@@ -145,9 +146,20 @@ def evidence_markdown(evidence: Evidence) -> str:
             "Smallest true AUC gain that this holdout promotes with 80 % probability: "
             f"{verdict.minimum_detectable_effect:.4f}.",
         ]
+    if evidence.plan or evidence.trial:
+        lines += ["", *told_plan(evidence)]
     if verdict.missing:
         lines += ["", "Missing for a firmer verdict:", "", *(f"- {what}" for what in verdict.missing)]
     return "\n".join([*lines, "", *_provenance(evidence)]) + "\n"
+
+
+def told_plan(evidence: Evidence) -> list[str]:
+    """How the challenger is to reach its users, and what live users said of it already."""
+    plan, trial = plan_of(evidence), evidence.trial
+    lines = ["All users get it at once." if plan is None else f"How it gets there: {plan.words}"]
+    if trial is not None:
+        lines += ["", f"**A/B test {trial.rollout}: {trial.verdict}.** {' '.join(trial.reason.split())}"]
+    return lines
 
 
 def _shown(comparison: Comparison) -> list[MetricComparison]:

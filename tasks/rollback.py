@@ -12,6 +12,7 @@ from ranking.errors import (
     UnknownModel,
 )
 from ranking.results import LedgerEntry, ModelRef, Operation, Rollback, as_utc
+from tasks import rollouts
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_bundle
@@ -61,6 +62,13 @@ def rollback(
     champion = serving(registry, ledger)
     if head is None or champion is None:
         raise RollbackError("Nothing was ever promoted by feedloop here, so there is nothing to go back to.")
+    on_its_way = rollouts.running(entries)
+    if to is None and on_its_way is not None:
+        raise RollbackError(
+            f"Version {on_its_way.challenger} is on its way to its users (rollout {on_its_way.id}, stage "
+            f"{on_its_way.current.name!r}), and version {champion.version} is still the champion. To take the "
+            "challenger away: feedloop rollout abort. To put an older champion back all the same, name it (--to)."
+        )
     target, skipped = _target(registry, entries, champion, to, forced=forced)
     released = as_released(target, entries)
     draft = Draft(

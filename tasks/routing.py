@@ -72,6 +72,6 @@ def rollout_of(entry: LedgerEntry) -> Rollout:
         return Rollout.model_validate(entry.rollout)
     except ValidationError as error:
         raise LedgerBroken(
-            f"Ledger entry {entry.number} holds a rollout that this version cannot read, so nobody knows who should get "
-            f"the challenger; the champion serves everybody. Use the feedloop that wrote it. {error}"
+            f"Ledger entry {entry.number} holds a rollout that this version cannot read, so nobody knows "
+            f"who should get the challenger. Use the feedloop that wrote it. {error}"
         ) from error

@@ -54,6 +54,8 @@ def quarantined(entries: tuple[LedgerEntry, ...]) -> dict[str, LedgerEntry]:
     for entry in entries:
         if entry.operation is Operation.ROLLBACK and entry.before is not None:
             found[entry.before] = entry
+        if entry.rollout is not None and entry.rollout["quarantined"]:
+            found[entry.subject] = entry
         if entry.after is not None and entry.operation.moves:
             found.pop(entry.after, None)
     return found

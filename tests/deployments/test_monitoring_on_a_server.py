@@ -71,6 +71,7 @@ def test_registering_twice_leaves_one_schedule_and_one_automation_of_each_kind(
         for name, cron, parameters in (
             ("retrain/retrain", "0 0 * * 0", {"trigger": "schedule"}),
             ("monitor/monitor", "0 3 * * *", {}),
+            ("refresh/refresh", "5 * * * *", {}),
         ):
             found = client.read_deployment_by_name(name)
             (schedule,) = found.schedules

@@ -12,6 +12,7 @@ from ranking.assignment import CONTROL, REST, TREATMENT, assign_many
 from ranking.errors import ComparisonError, PromotionRefused
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.health import HealthKnobs, HealthWindow, Sessions
+from ranking.interleaving import preference
 from ranking.ratios import RatioSums
 from ranking.results import Estimate
 from ranking.rollout import (
@@ -30,7 +31,7 @@ from ranking.rollout import (
 from ranking.rollout_checks import StageEvidence
 from ranking.shadow import FeatureCoverage, ShadowComparison, ShadowSums
 from ranking.steps import next_step
-from ranking.strategies import STRATEGIES, AbTest, Canary, Immediate, RampStage, Shadow, Strategy
+from ranking.strategies import STRATEGIES, AbTest, Canary, Immediate, InterleavingStage, RampStage, Shadow, Strategy
 from tests.ranking.simulated_traffic import MONDAY, TestDays
 
 HOUR = timedelta(hours=1)
@@ -514,3 +515,41 @@ def test_whatever_is_seen_a_tick_makes_at_most_one_step_and_gives_its_reason(sta
     if step.action in {Action.ADVANCE, Action.COMPLETE}:
         assert hours >= rollout.current.min_hours
         assert min(canary[0], control[0] if stage < 3 else canary[0]) * int(hours * 4) >= rollout.current.min_sessions
+
+
+MIXING = AbTest(first=None, interleaving=InterleavingStage(name="mixed lists", request_share=0.2, min_hours=6))
+
+
+def mixed(surplus: int, requests: int = 3_000) -> StageEvidence:
+    """Votes of 300 users; the challenger won ``surplus`` more requests than the champion."""
+    rng = np.random.default_rng(3)
+    challenger = np.zeros(requests)
+    challenger[: (requests + surplus) // 2] = 1
+    rng.shuffle(challenger)
+    votes = preference(np.arange(requests) % 300, 1 - challenger, challenger)
+    return StageEvidence(stage=0, interleaving=votes)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "hours", "action", "says"),
+    [
+        (mixed(0), 7, Action.ADVANCE, "On to stage 'A/B test'"),
+        (mixed(300), 7, Action.ADVANCE, "On to stage 'A/B test'"),
+        (mixed(-600), 7, Action.ROLL_BACK, "Users prefer the champion"),
+        (mixed(-600), 5, Action.HOLD, "3,000 of 2,000 mixed requests have final labels, after 5.0 of 6 hours"),
+        (mixed(-600, 1_500), 7, Action.HOLD, "1,500 of 2,000 mixed requests"),
+        (StageEvidence(stage=0), 700, Action.HOLD, "0 of 2,000 mixed requests"),
+    ],
+)
+def test_interleaving_ends_what_users_do_not_like_and_promotes_nobody(evidence, hours, action, says):
+    rollout = start(MIXING)
+    step = next_step(rollout, evidence, MONDAY + hours * HOUR)
+    assert (step.action, step.quarantine) == (action, False)
+    assert says in step.reason
+
+
+def test_mixed_lists_are_routed_by_request_and_no_user_has_an_arm():
+    table = routing(start(MIXING))
+    assert (table.interleaved, table.interleaved_share, table.arms) == ("2", 0.2, ())
+    assert table.versions == ("1", "2")
+    assert routing(abort(start(MIXING), actor="ann", reason="no", now=MONDAY)).interleaved is None
