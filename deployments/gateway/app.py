@@ -70,6 +70,7 @@ async def running(settings: Settings, shadow_child: str) -> AsyncIterator[Gatewa
     torch.set_num_threads(1)
     knobs = settings.serving
     store = Store(settings.gateway_folder)
+    metrics.forget_dead(settings.metrics_folder)
     log = ExposureLog(settings.online_folder, store.journals, utc_now())
     gateway = Gateway(knobs, log, Shadow(knobs, log, store.bundles, shadow_child))
     work = [
@@ -90,6 +91,7 @@ async def running(settings: Settings, shadow_child: str) -> AsyncIterator[Gatewa
         await gateway.shadow.close()
         with suppress(StorageError):
             log.close(gateway.beat_time())
+        metrics.forget_this(settings.metrics_folder)
 
 
 async def _recovered(gateway: Gateway, store: Store, folder: str) -> None:
