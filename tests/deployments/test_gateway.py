@@ -221,7 +221,11 @@ def test_metrics_count_requests_by_arm_version_and_outcome(gateway: Running) -> 
 def test_the_page_of_the_interface_has_examples(gateway: Running) -> None:
     described = gateway.get("/openapi.json").body
     body = described["paths"]["/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["examples"][0]["items"]
+    assert body == {"$ref": "#/components/schemas/RankRequest"}
+    schemas = described["components"]["schemas"]
+    assert schemas["RankRequest"]["examples"][0]["items"]
+    assert "#/components/schemas/Candidate" in str(schemas["RankRequest"])
+    assert "Candidate" in schemas
     assert set(described["paths"]) == {"/rank", "/invocations", "/health", "/version", "/metrics"}
     assert gateway.get("/docs").status == 200
 

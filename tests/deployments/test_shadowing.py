@@ -213,3 +213,24 @@ def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_attempt_through_af
     breaker.succeeded()
     assert breaker.allows(22.6)
     assert not breaker.open
+
+
+def test_after_the_stage_nothing_is_scored_and_no_process_is_kept(box: Box) -> None:
+    async def ended() -> Shadow:
+        shadow = Shadow(ServingKnobs(), box.log, box.folder / "bundles", MODULE)
+        working = asyncio.create_task(shadow.run())
+        await shadow.prepare(box.loaded["2"])
+        assert shadow.pid is not None
+        await shadow.prepare(None)
+        assert shadow.pid is None
+        query = box.query(1)
+        scores = box.loaded["1"].scorer.score(query.rows(box.loaded["1"]))
+        shadow.offer(box.serving, query, np.argsort(-scores), scores)
+        while shadow.waiting:
+            await asyncio.sleep(0.01)
+        working.cancel()
+        return shadow
+
+    assert asyncio.run(ended()).pid is None
+    box.log.rotate(NOW)
+    assert box.outcomes() == {"dropped": 1}

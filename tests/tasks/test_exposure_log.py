@@ -221,6 +221,19 @@ def test_kill_9_leaves_whole_files_and_every_answer_that_was_told_exactly_once(t
     assert len(rows(tmp_path, "exposures")) == 2 * len(found)
 
 
+def test_a_journal_that_cannot_be_read_is_kept_and_holds_up_no_other(log: ExposureLog, tmp_path: Path) -> None:
+    log.write(answered(1))
+    with log._journal.path.open("ab") as journal:
+        journal.write(b'{"kind": "answered"}\n')
+    with pytest.raises(StorageError, match="cannot be turned into rows"):
+        log.rotate(NOW)
+    log.write(answered(2))
+    with pytest.raises(StorageError):
+        log.rotate(NOW)
+    assert [row["request_id"] for row in rows(tmp_path, "requests")] == ["r2"]
+    assert len(list((tmp_path / "journals").iterdir())) == 2, "the unreadable one, and the one that is written now"
+
+
 def test_half_a_line_at_the_end_of_a_journal_is_no_row(tmp_path: Path) -> None:
     journal = tmp_path / "w-000001.jsonl"
     whole = orjson.dumps(answered(1).model_dump())
