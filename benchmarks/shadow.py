@@ -5,7 +5,6 @@ challenger scores along, sound or with a fault.  Theirs is the gateway without a
 """
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -73,5 +72,4 @@ def _program() -> tuple[str, str]:
 
 
 def _environment(metrics: Path, fault: str) -> dict[str, str]:
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    return {"FAULT": fault, "PROMETHEUS_MULTIPROC_DIR": str(metrics), "PYTHONPATH": path}
+    return {"FAULT": fault, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}

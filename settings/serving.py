@@ -15,6 +15,7 @@ class ServingKnobs(Knobs):
     workers: PositiveInt = Field(default=1, le=64, description="Processes that answer, each with models of its own.")
     token: SecretStr | None = Field(
         default=None,
+        min_length=1,
         repr=False,
         description="Bearer token that /rank, /invocations and /version ask for. Give it as FEEDLOOP_SERVING__TOKEN. "
         "Without one everybody who reaches the port is answered.",

@@ -20,7 +20,7 @@ from ranking.results import ModelRef, Operation
 from ranking.rollout import Rollout, begin
 from ranking.strategies import Canary, Strategy
 from tasks.adapters.ledger import Draft
-from tests.servers import wait_until
+from tests.servers import ROOT, wait_until
 from tests.tasks.mlflow_server import free_port
 from tests.tasks.tiny_models import NOW, Shop, open_shop, tiny_bundle, with_database
 
@@ -156,7 +156,7 @@ class Running:
             self.process = subprocess.Popen(
                 [sys.executable, *program, "--port", str(self.port)],
                 cwd=place.folder,
-                env=os.environ | {"FEEDLOOP_CONFIG": str(place.folder / "feedloop.toml")} | (environment or {}),
+                env=_environment(place) | (environment or {}),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -215,6 +215,12 @@ class Running:
             else:
                 self.process.send_signal(with_signal)
         return self.process.wait(timeout=60)
+
+
+def _environment(place: Place) -> dict[str, str]:
+    # It runs in the project's folder, and some of its programs are tests.
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.environ | {"FEEDLOOP_CONFIG": str(place.folder / "feedloop.toml"), "PYTHONPATH": path}
 
 
 def ask(connection: http.client.HTTPConnection, path: str, content: bytes | None, headers: dict[str, str]) -> Answer:
