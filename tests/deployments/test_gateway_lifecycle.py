@@ -91,7 +91,7 @@ def test_a_changed_challenger_is_refused_and_kill_9_and_a_dead_mlflow_lose_no_an
     with running(place) as gateway:
         assert scores_of(gateway.rank()) == pytest.approx(expected_scores(1, 3, ITEMS), abs=1e-9)
         reasons = " ".join(gateway.get("/health").body["reasons"])
-        assert "what was known serves on" in reasons
+        assert "What was known serves on" in reasons
         wait_until(lambda: {body["request_id"] for body in answers} <= logged_ids(place), told=gateway.log.read_text)
     ids = place.logged("requests")["request_id"].to_pylist()
     assert len(ids) == len(set(ids)), "no answer twice"

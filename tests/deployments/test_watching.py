@@ -105,7 +105,7 @@ def desk(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> Iterator[Desk]:
 
 def test_without_a_champion_nothing_serves_and_it_says_what_to_do(desk: Desk) -> None:
     assert desk.look() is None
-    assert "There is no champion yet. `feedloop retrain` proposes one." in desk.gateway.troubles["routing"]
+    assert "There is no champion yet. `feedloop retrain` proposes one." in desk.gateway.troubles["serving"]
 
 
 def test_a_new_table_of_features_is_swapped_in_with_the_same_model(desk: Desk) -> None:
@@ -178,6 +178,25 @@ def test_a_broken_ledger_changes_nothing_and_is_told(desk: Desk, monkeypatch: py
     assert desk.look() is None
     assert "cannot be trusted" in desk.gateway.troubles["routing"]
     assert desk.gateway.serving is not None
+
+
+def test_a_champion_that_does_not_verify_is_refused_until_its_bytes_are_restored(desk: Desk) -> None:
+    desk.publish(spec())
+    desk.place.promote(desk.register(spec(), 1))
+    first = desk.look()
+    assert first is not None
+    second = desk.register(spec(), 2)
+    weights = max(Path(desk.settings.workspace).rglob("model.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    desk.place.promote(second)
+    assert [desk.look(), desk.look()] == [None, None], "the old one serves on, look after look"
+    assert "was changed after it was saved" in desk.gateway.troubles["serving"]
+    weights.write_bytes(sound)
+    restored = desk.look()
+    assert restored is not None
+    assert restored.routing.table.champion == "2"
+    assert desk.gateway.troubles == {}
 
 
 def test_a_bundle_that_was_changed_on_the_gateway_s_own_disk_is_fetched_again(desk: Desk) -> None:
