@@ -36,8 +36,8 @@ def _compared(fault: str, seconds: float) -> list[Row]:
             if place is places[0]:
                 place.roll_out(champion, challenger, rollout(strategy=Shadow()))
         with (
-            running(places[0], *_program(), environment=_environment(Path(name) / "1", fault)) as shadowed,
-            running(places[1], *_program(), environment=_environment(Path(name) / "2", fault)) as plain,
+            running(places[0], *_program(), environment={"FAULT": fault}) as shadowed,
+            running(places[1], *_program(), environment={"FAULT": fault}) as plain,
         ):
             loads: dict[int, list[Load]] = {shadowed.port: [], plain.port: []}
             for turn in range(ROUNDS):
@@ -69,7 +69,3 @@ def _items() -> list[str]:
 
 def _program() -> tuple[str, str]:
     return ("-m", "tests.deployments.faulty_gateway")
-
-
-def _environment(metrics: Path, fault: str) -> dict[str, str]:
-    return {"FAULT": fault, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}

@@ -124,7 +124,7 @@ def test_a_challenger_that_fails_before_its_users_is_answered_for_by_the_champio
     champion, challenger = place.add(1), place.add(2)
     place.promote(champion)
     place.roll_out(champion, challenger, rollout(stage=2))
-    environment = {"LIVE_FAULT": fault, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    environment = {"LIVE_FAULT": fault}
     with running(place, *FAULTY, environment=environment) as gateway, asked(gateway, users=50) as answers:
         wait_until(lambda: len(answers) > 400, told=gateway.log.read_text)
     assert {answer.status for answer in answers} == {200}
@@ -148,7 +148,7 @@ def test_a_shadow_with_a_fault_fails_no_request_of_a_user(tmp_path: Path, fault:
     champion, challenger = place.add(1), place.add(2)
     place.promote(champion)
     place.roll_out(champion, challenger, rollout(strategy=Shadow()))
-    environment = {"FAULT": fault, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    environment = {"FAULT": fault}
     with running(place, *FAULTY, environment=environment) as gateway:
         with asked(gateway) as answers:
             wait_until(lambda: len(answers) > 2_000, told=gateway.log.read_text)
