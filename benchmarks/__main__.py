@@ -5,7 +5,7 @@ from importlib import import_module
 
 from benchmarks.table import print_table
 
-NAMES = ("training", "history", "comparison", "rollback", "drift", "gateway")
+NAMES = ("training", "history", "comparison", "rollback", "drift", "features", "gateway", "shadow")
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ from benchmarks.table import Row
 
 CANDIDATES, BODIES, ROUNDS = 100, 50, 3
 CLIENTS = (1, 8, 32)
+DEFAULTS = {"refresh_seconds": 5.0, "log_seconds": 30.0}
+"""As a gateway runs unless told otherwise; tests make it look at the ledger more often."""
 
 
 def run(scale: float) -> list[Row]:
@@ -136,7 +138,7 @@ def both(folder: Path) -> Iterator[tuple[int, int]]:
     from tests.deployments.running_gateway import Place, running
     from tests.tasks.tiny_models import snapshot, training_of
 
-    place = Place(folder / "project")
+    place = Place(folder / "project", DEFAULTS)
     model(folder / "bundle")
     bundle = Bundle.load(folder / "bundle")
     ref = place.shop.registry.register(

@@ -7,7 +7,7 @@ commands, so that ``--help`` is quick.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,15 @@ from deployments import cli_features, cli_ledger, cli_rollout, cli_server, cli_s
 from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Verbose, Yes, app, command, session_of
 
 __all__ = ["app", "main"]
+
+StrategyOption = Annotated[
+    Literal["immediate", "shadow", "canary", "ab_test"] | None,
+    typer.Option("--strategy", help="How it reaches its users. [default: rollout.strategy]"),
+]
+Challenger = Annotated[
+    Literal["better", "equal", "worse", "crashing"] | None,
+    typer.Option("--challenger", help="Traffic: make a challenger of this quality and let it set out."),
+]
 
 
 @command("run")
@@ -146,13 +155,50 @@ def init(
 
 @command("simulate")
 def simulate(
-    days: Annotated[int, typer.Option(help="Days to add.", min=1, max=365)] = 7,
+    days: Annotated[float, typer.Option(help="Days to add.", min=0.1, max=365)] = 7,
+    traffic: Annotated[
+        bool, typer.Option("--traffic", help="Let visitors ask the gateway, and a rollout take its course.")
+    ] = False,
+    challenger: Challenger = None,
+    strategy: StrategyOption = None,
+    requests_per_day: Annotated[int, typer.Option(help="Traffic: pages asked for per day.", min=1)] = 24_000,
+    users: Annotated[int | None, typer.Option(help="Traffic: how many users come. [default: all]", min=1)] = None,
+    label_delay_hours: Annotated[
+        float | None, typer.Option(help="Traffic: when outcomes arrive. [default: world.label_delay_hours]", min=0)
+    ] = None,
+    tick_minutes: Annotated[int, typer.Option(help="Traffic: time between two looks.", min=1, max=1440)] = 30,
+    seed: Annotated[int, typer.Option(help="Traffic: another seed is another crowd.", min=0)] = 0,
+    speed: Annotated[
+        float | None, typer.Option(help="Traffic: at most so many simulated seconds per second.", min=1)
+    ] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="Traffic: address of a running gateway. [default: one is started]")
+    ] = None,
     config: Config = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Let the current champion (or, before there is one, newest first) serve more days of the sample feed."""
-    return session_of(config, json, verbose).do("deployments.commands:simulate", days=days)
+    """Let the current champion (or, before there is one, newest first) serve more days of the sample feed.
+
+    With --traffic its visitors ask the gateway for every page, click by their true tastes, and a rollout moves on.
+    """
+    session = session_of(config, json, verbose)
+    if not traffic:
+        return session.do("deployments.commands:simulate", days=max(round(days), 1))
+    return session.do(
+        "deployments.traffic:run",
+        runs_flows=True,
+        challenger=challenger,
+        strategy=strategy,
+        days=days,
+        requests_per_day=requests_per_day,
+        users=users,
+        label_delay_hours=label_delay_hours,
+        tick_minutes=tick_minutes,
+        seed=seed,
+        speed=speed,
+        gateway=gateway,
+    )
 
 
 GROUPS = (cli_ledger, cli_rollout, cli_server, cli_serving, cli_features)

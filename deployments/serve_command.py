@@ -14,7 +14,7 @@ DRAIN_SECONDS = 20
 def serve(session: Session, *, host: str | None, port: int | None, workers: int | None) -> int:
     """``feedloop serve``: answers until it is stopped."""
     settings, knobs = session.settings, session.settings.serving
-    folder = settings.gateway_folder / "metrics"
+    folder = settings.metrics_folder
     _emptied(folder)
     # Every worker reads the settings for itself, and Prometheus' client reads this when it is imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)

@@ -37,6 +37,7 @@
     ├── RollbackError                 there is nothing healthy to go back to
     ├── RetentionError                a version that must be kept would be deleted
     ├── StorageError                  a file or folder cannot be written
+    ├── GatewayUnavailable            the gateway does not answer, or refuses a simulation's requests
     └── ServerUnavailable             Prefect's server does not answer, or does not let us in
 
 Each message says what happened, with the numbers, and what to do.  Errors of other libraries are
@@ -215,5 +216,11 @@ class StorageError(FeedloopError):
 
 class ServerUnavailable(FeedloopError):
     """Raised when Prefect's server does not answer, or does not let us in."""
+
+    exit_code = 9
+
+
+class GatewayUnavailable(FeedloopError):
+    """Raised when the gateway does not start or answer, or refuses the requests of a simulation."""
 
     exit_code = 9

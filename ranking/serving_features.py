@@ -226,40 +226,39 @@ class ServingFeatures:
                 column's type, or a list has another length.
         """
         listed = items.tolist() if isinstance(items, np.ndarray) else list(items)
-        count, log = len(listed), self.spec.log
-        user_place, item_places = self._users.index.rows([user])[0], self._items.index.rows(listed)
+        user_place, item_places = self._users.index.rows([user]), self._items.index.rows(listed)
         given = {**context, **(overrides or {}), **self._sent_with(item_features or (), item_places)}
-        self._check(given, count)
-        types = self._types
-        columns: dict[str, pa.Array] = {
-            log.user: _column(log.user, types[log.user], user, count),
-            log.item: _array(log.item, types[log.item], listed),
-        }
-        for feature in log.features:
-            if feature.name in given:
-                columns[feature.name] = _column(feature.name, types[feature.name], given[feature.name], count)
-            elif feature.owner is Owner.USER:
-                columns[feature.name] = pa.repeat(self._users.columns[feature.name][user_place], count)
-            else:
-                columns[feature.name] = self._items.columns[feature.name].take(pa.array(item_places))
-        places = self._places(user, listed, columns, {} if given.keys().isdisjoint(self._attribute_of_item) else given)
+        self._check(given, len(listed))
+        columns = self._logged(user, listed, given, user_place[0], item_places)
+        places = self._places(user, listed, columns, given, item_places)
         now = max(_instant(at, self.spec), self._start)
         for history in self._histories:
             columns |= history.columns(places[history.key.columns], now)
-        unknown = {
-            history.key.name: int(np.count_nonzero(places[key] == history.index.unseen))
-            for key, history in self._singles.items()
-        }
-        if not unknown:
-            unknown = {
-                name: int(np.count_nonzero(found == profile.index.unseen))
-                for name, found, profile in (
-                    ("user", np.full(count, user_place), self._users),
-                    ("item", item_places, self._items),
-                )
-                if profile.columns
-            }
+        found = {history.key.name: (places[key], history.index) for key, history in self._singles.items()}
+        if not found:
+            profiles = (("user", user_place.repeat(len(listed)), self._users), ("item", item_places, self._items))
+            found = {name: (rows, profile.index) for name, rows, profile in profiles if profile.columns}
+        unknown = {name: int(np.count_nonzero(rows == index.unseen)) for name, (rows, index) in found.items()}
         return LookedUp(pa.table(columns), unknown)
+
+    def _logged(
+        self, user: Id, items: list[Id], given: Mapping[str, Any], user_place: int, item_places: np.ndarray
+    ) -> dict[str, pa.Array]:
+        """Ids and logged features: what was sent, or what was logged last."""
+        log, types, count, at = self.spec.log, self._types, len(items), pa.array(item_places)
+        columns = {
+            log.user: _column(log.user, types[log.user], user, count),
+            log.item: _array(log.item, types[log.item], items),
+        }
+        for feature in log.features:
+            name = feature.name
+            if name in given:
+                columns[name] = _column(name, types[name], given[name], count)
+            elif feature.owner is Owner.USER:
+                columns[name] = pa.repeat(self._users.columns[name][user_place], count)
+            else:
+                columns[name] = self._items.columns[name].take(at)
+        return columns
 
     def _sent_with(self, sent: Sequence[Mapping[str, Any] | None], places: np.ndarray) -> dict[str, list[Any]]:
         """Per feature that came with some item, a value for every item."""
@@ -275,11 +274,15 @@ class ServingFeatures:
         return columns
 
     def _places(
-        self, user: Id, items: list[Id], columns: Mapping[str, Any], given: Mapping[str, Any]
+        self,
+        user: Id,
+        items: list[Id],
+        columns: Mapping[str, Any],
+        given: Mapping[str, Any],
+        profiles: np.ndarray,
     ) -> dict[tuple[str, ...], np.ndarray]:
         """Per key, the rows of its table (N,)."""
         found: dict[tuple[str, ...], np.ndarray] = {}
-        profiles = self._items.index.rows(items) if self._attribute_of_item else np.empty(0, np.int64)
         for history in self._histories:
             key = history.key.columns
             if key == (self.spec.log.user,):

@@ -116,7 +116,7 @@ class World:
             ``true_click_probability``.
         """
         rng = np.random.default_rng([self.knobs.seed, 1, number])
-        candidates = self._candidates(number, rng)
+        candidates = self.candidates(number, rng)
         size = self.knobs.candidates_per_request
         newest_first = -candidates["item_age_hours"].to_numpy() / 24 + rng.gumbel(0, 4.0, len(candidates))
         visible = candidates.drop(columns=[TRUTH])
@@ -131,8 +131,7 @@ class World:
         return self._clicks(shown, rng)
 
     def _clicks(self, shown: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-        seen_less = 1.0 / (1.0 + 0.06 * shown["position"].to_numpy())
-        probability = shown[TRUTH].to_numpy() * seen_less
+        probability = shown[TRUTH].to_numpy() * seen_at(shown["position"].to_numpy())
         clicked = rng.random(len(shown)) < probability
         delay = rng.exponential(self.knobs.mean_click_delay_minutes, len(shown)).clip(
             0.01, self.knobs.label_delay_hours * 59
@@ -141,9 +140,17 @@ class World:
         shown[TRUTH], shown[CLICK_AT], shown["click"] = probability, at.where(clicked), clicked.astype("int8")
         return shown
 
-    def _candidates(self, number: int, rng: np.random.Generator) -> pd.DataFrame:
+    def candidates(self, number: int, rng: np.random.Generator, visitors: int | None = None) -> pd.DataFrame:
+        """Who comes on a day, and what could be shown: one row per candidate, requests in time order.
+
+        Args:
+            number: which day.
+            rng: decides who comes when, and what is on offer.
+            visitors: only so many of the users come; None is all.
+        """
         knobs = self.knobs
-        weights = self._user_activity / self._user_activity.sum()
+        weights = np.where(np.arange(knobs.users) < (visitors or knobs.users), self._user_activity, 0.0)
+        weights /= weights.sum()
         user = rng.choice(knobs.users, knobs.requests_per_day, p=weights)
         hour = rng.choice(24, knobs.requests_per_day, p=HOUR_WEIGHTS / HOUR_WEIGHTS.sum())
         second = np.sort(hour * 3600 + rng.random(knobs.requests_per_day) * 3600)
@@ -221,6 +228,11 @@ class World:
     def _segment(self, number: int) -> np.ndarray:
         """What each age band thinks of each category on a day, (age bands, categories)."""
         return _walked(self._segments, number, SEGMENT_SPREAD, self.knobs.segment_drift_per_day, [self.knobs.seed, 5])
+
+
+def seen_at(position: np.ndarray) -> np.ndarray:
+    """How much attention a position gets, as a share of the top's (0 is the top)."""
+    return np.asarray(1.0 / (1.0 + 0.06 * position))
 
 
 def _walked(days: list[np.ndarray], number: int, spread: float, drift: float, seed: list[int]) -> np.ndarray:

@@ -117,6 +117,11 @@ class Settings(BaseSettings):
         return Path(self.serving.folder or f"{self.workspace}/gateway")
 
     @property
+    def metrics_folder(self) -> Path:
+        """Where the processes of the gateway keep their counters."""
+        return self.gateway_folder / "metrics"
+
+    @property
     def is_sample(self) -> bool:
         """Whether the log is the sample feed."""
         return self.data.uri == f"{self.sample_folder}/interactions"

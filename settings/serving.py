@@ -15,6 +15,7 @@ class ServingKnobs(Knobs):
     workers: PositiveInt = Field(default=1, le=64, description="Processes that answer, each with models of its own.")
     token: SecretStr | None = Field(
         default=None,
+        min_length=1,
         repr=False,
         description="Bearer token that /rank, /invocations and /version ask for. Give it as FEEDLOOP_SERVING__TOKEN. "
         "Without one everybody who reaches the port is answered.",
@@ -49,7 +50,7 @@ class ServingKnobs(Knobs):
         "1 scores each alone.",
     )
     batch_milliseconds: NonNegativeFloat = Field(
-        default=0.0, le=100, description="Time to wait for more requests to score together."
+        default=0.0, le=1_000, description="Time to wait for more requests to score together."
     )
     trust_request_time: bool = Field(
         default=False, description="Let a request say what time it is. For simulations only."

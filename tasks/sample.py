@@ -16,7 +16,7 @@ from ranking.errors import SettingsError
 from ranking.history import with_history
 from ranking.values import digest
 from ranking.world import Ranker, World, WorldKnobs, as_known_at
-from tasks.adapters.storage import write_bytes
+from tasks.adapters.storage import read_bytes, write_bytes
 
 logger = logging.getLogger("feedloop.sample")
 
@@ -102,6 +102,17 @@ class SampleFeed:
                 f"{self.folder} holds a sample feed made with other [world] settings. "
                 "Restore those settings, or remove the folder to start a new world."
             )
+
+
+def live_until(folder: str) -> datetime | None:
+    """How far live traffic has gone in a sample feed; None without any."""
+    content = read_bytes(f"{folder}/live.json")
+    return None if content is None else datetime.fromisoformat(json.loads(content)["until"])
+
+
+def set_live_until(folder: str, until: datetime) -> None:
+    """Keep how far live traffic has gone.  Raises StorageError: the folder cannot be written."""
+    write_bytes(f"{folder}/live.json", json.dumps({"until": until.isoformat()}).encode())
 
 
 class ChampionRanker:

@@ -50,6 +50,11 @@ async def rank(gateway: Gateway, body: bytes, header_id: str | None) -> tuple[st
     started = time.perf_counter()
     serving = ready(gateway)
     query = read_query(body, serving, gateway.knobs, header_id, gateway.clock())
+    with metrics.IN_FLIGHT.track_inprogress():
+        return query.request_id, await _answered(gateway, serving, query, started)
+
+
+async def _answered(gateway: Gateway, serving: Serving, query: Query, started: float) -> bytes:
     if gateway.knobs.trust_request_time:
         gateway.newest = max(gateway.newest or query.at, query.at)
     assigned = assign(serving.routing.table, query.user)
@@ -72,7 +77,7 @@ async def rank(gateway: Gateway, body: bytes, header_id: str | None) -> tuple[st
             HTTPStatus.INTERNAL_SERVER_ERROR, "The champion failed; the gateway's log says why.", query.request_id
         ) from error
     _note(gateway, serving, query, assigned, started, ranked.outcome, ranked)
-    return query.request_id, _json(serving, query, assigned, ranked)
+    return _json(serving, query, assigned, ranked)
 
 
 def ready(gateway: Gateway) -> Serving:

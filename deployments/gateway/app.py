@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import torch
 from fastapi import FastAPI, Request
+from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from deployments.gateway import answering, invocations, metrics
@@ -35,11 +36,27 @@ _DESCRIPTION = (
     "Ranks candidates with the champion, and with a challenger where a running rollout says so. "
     "Every answer is logged; see docs/serving.md."
 )
+_SCHEMA = "#/components/schemas/{model}"
 _FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+
+
+class Gate(FastAPI):
+    """FastAPI, told of the bodies that are read by hand."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description of the interface."""
+        described = super().openapi()
+        bodies = models_json_schema([(RankRequest, "validation")], ref_template=_SCHEMA)[1]["$defs"]
+        described["components"]["schemas"].update(bodies)
+        return described
 
 
 def from_settings() -> FastAPI:
     """The application of one worker, from ``$FEEDLOOP_CONFIG`` and the environment."""
+    if not logging.getLogger("feedloop").handlers:
+        # A worker that was started by another process has none of the command's habits.
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+        logging.getLogger("feedloop").setLevel(logging.INFO)
     return create_app(load())
 
 
@@ -57,7 +74,7 @@ def create_app(settings: Settings, *, shadow_child: str = CHILD) -> FastAPI:
             app.state.gateway = gateway
             yield
 
-    app = FastAPI(title="feedloop gateway", description=_DESCRIPTION, lifespan=lifespan)
+    app = Gate(title="feedloop gateway", description=_DESCRIPTION, lifespan=lifespan)
     _route_questions(app, settings)
     _route_facts(app, settings)
     return app
@@ -70,6 +87,7 @@ async def running(settings: Settings, shadow_child: str) -> AsyncIterator[Gatewa
     torch.set_num_threads(1)
     knobs = settings.serving
     store = Store(settings.gateway_folder)
+    metrics.forget_dead(settings.metrics_folder)
     log = ExposureLog(settings.online_folder, store.journals, utc_now())
     gateway = Gateway(knobs, log, Shadow(knobs, log, store.bundles, shadow_child))
     work = [
@@ -90,6 +108,7 @@ async def running(settings: Settings, shadow_child: str) -> AsyncIterator[Gatewa
         await gateway.shadow.close()
         with suppress(StorageError):
             log.close(gateway.beat_time())
+        metrics.forget_this(settings.metrics_folder)
 
 
 async def _recovered(gateway: Gateway, store: Store, folder: str) -> None:
@@ -118,14 +137,17 @@ def _route_questions(app: FastAPI, settings: Settings) -> None:
 
     # The body is read by hand: limits hold before anything is parsed, and errors have one form.
     @app.post(
-        "/rank", response_model=RankAnswer, responses=problems, openapi_extra=_body(RankRequest.model_json_schema())
+        "/rank",
+        response_model=RankAnswer,
+        responses=problems,
+        openapi_extra=_body({"$ref": _SCHEMA.format(model="RankRequest")}),
     )
     async def rank(request: Request) -> Response:
         """Rank candidates for a user."""
         try:
             check_token(request, knobs)
             body = await read_body(request, knobs)
-            header_id = request.headers.get("x-request-id")
+            header_id = request.headers.get("x-request-id", "")[:200] or None
             request_id, answer = await answering.rank(request.app.state.gateway, body, header_id)
         except Refused as refused:
             metrics.REQUESTS.labels("rank", "", "", str(int(refused.status))).inc()

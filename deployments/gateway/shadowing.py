@@ -38,7 +38,16 @@ CHILD = "deployments.gateway.shadow_child"
 
 
 class ShadowFailed(Exception):
-    """Raised when the shadow has no answer: it raised, ended, or took too much memory."""
+    """Raised when the shadow has no answer: it raised, ended, or took too much memory.
+
+    Args:
+        why: in words.
+        usable: whether its process can be asked again.
+    """
+
+    def __init__(self, why: str, *, usable: bool = False) -> None:
+        super().__init__(why)
+        self.usable = usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +87,14 @@ class Child:
                 if used > most_bytes:
                     raise ShadowFailed(f"it took {used / 2**20:,.0f} MB, and may take {most_bytes / 2**20:,.0f}")
             reply = answering.result()
+        except TimeoutError:
+            raise
         except (asyncio.IncompleteReadError, OSError, EOFError) as error:
             raise ShadowFailed(f"its process ended (exit code {self.process.returncode})") from error
         finally:
             answering.cancel()
         if "error" in reply:
-            raise ShadowFailed(str(reply["error"]))
+            raise ShadowFailed(str(reply["error"]), usable=True)
         return reply
 
     async def _asked(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -120,10 +131,22 @@ class Shadow:
         self._arrived = asyncio.Event()
         self._using = asyncio.Lock()
         self._child: Child | None = None
+        self._wanted: str | None = None
         self._budget_ms = knobs.shadow_milliseconds_per_second
         self._counted = time.monotonic()
         self._deaths = 0
         self._not_before = 0.0
+        self._busy = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no outcome yet."""
+        return len(self._queue) + self._busy
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the shadow; None if there is none."""
+        return None if self._child is None else self._child.process.pid
 
     def offer(self, serving: Serving, query: Query, order: np.ndarray, scores: np.ndarray) -> None:
         """Let the challenger score a request that was answered, when there is time."""
@@ -142,10 +165,19 @@ class Shadow:
             self._arrived.clear()
             while self._queue:
                 await self._within_budget()
-                await self._score(self._queue.popleft())
+                self._busy = True
+                waiting = self._queue.popleft()
+                try:
+                    await self._score(waiting)
+                except Exception:
+                    # Whatever it is, the next request must be looked at.
+                    logger.exception("The shadow of request %s failed.", waiting.query.request_id)
+                    self._note(waiting, ShadowOutcome.FAILED)
+                self._busy = False
 
     async def prepare(self, loaded: Loaded | None) -> None:
         """Have a process ready before requests are chosen for it; none is kept for no challenger."""
+        self._wanted = None if loaded is None else loaded.ref.digest
         if loaded is None:
             async with self._using:
                 await self._end()
@@ -172,17 +204,16 @@ class Shadow:
 
     async def _score(self, waiting: Waiting) -> None:
         loaded, now = waiting.loaded, time.monotonic()
-        if loaded is None or now < self._not_before or not self.breaker.allows(now):
+        wanted = loaded is not None and loaded.ref.digest == self._wanted
+        if loaded is None or not wanted or now < self._not_before or not self.breaker.allows(now):
             self._note(waiting, ShadowOutcome.DROPPED)
             return
         async with self._using:
             try:
-                child = await self._child_of(loaded)
-                if child is None:
-                    self._note(waiting, ShadowOutcome.DROPPED)
-                    return
+                if self._child is None:
+                    self._child = await self._started(loaded)
                 started = time.monotonic()
-                reply = await child.ask(
+                reply = await self._child.ask(
                     _question(waiting.query, loaded),
                     self._knobs.shadow_timeout_milliseconds / 1000,
                     self._knobs.shadow_megabytes * 2**20,
@@ -196,12 +227,6 @@ class Shadow:
         self.breaker.succeeded()
         self._budget_ms -= 1000 * (time.monotonic() - started)
         self._note(waiting, ShadowOutcome.SCORED, reply)
-
-    async def _child_of(self, loaded: Loaded) -> Child | None:
-        """The process of this challenger; None if it is no longer the one in the shadow."""
-        if self._child is None:
-            self._child = await self._started(loaded)
-        return self._child if self._child.loaded.ref.digest == loaded.ref.digest else None
 
     async def _started(self, loaded: Loaded) -> Child:
         process = await asyncio.create_subprocess_exec(
@@ -238,15 +263,11 @@ class Shadow:
                 self._knobs.breaker_failures,
                 self._knobs.breaker_seconds,
             )
-        raised = isinstance(error, ShadowFailed) and self._alive()
-        if raised and not opened and "took" not in words:
+        if isinstance(error, ShadowFailed) and error.usable and not opened:
             return
         await self._end()
         self._deaths += 1
         self._not_before = time.monotonic() + min(0.5 * 2**self._deaths, LONGEST_PAUSE)
-
-    def _alive(self) -> bool:
-        return self._child is not None and self._child.process.returncode is None
 
     async def _end(self) -> None:
         if self._child is not None:

@@ -133,6 +133,10 @@ class Gateway:
                 self.set_trouble("log", "")
             except StorageError as error:
                 self.set_trouble("log", str(error))
+            except Exception as error:
+                # Whatever it is, the next rotation must come.
+                logger.exception("The log could not be written.")
+                self.set_trouble("log", f"{type(error).__name__}: {error}")
             metrics.UNWRITTEN.set(len(self.log.unwritten))
 
     def set_trouble(self, where: str, what: str) -> None:

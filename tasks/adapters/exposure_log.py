@@ -108,9 +108,9 @@ class ExposureLog:
         """
         with self._rotating:
             self._seal(now)
-            while self.unwritten:
-                publish(self.unwritten[0].path, self.folder)
-                self.unwritten.pop(0).close()
+            failures = [failure for journal in tuple(self.unwritten) if (failure := self._published(journal))]
+        if failures:
+            raise failures[0]
 
     def close(self, now: datetime) -> None:
         """Write everything out; what cannot be written stays for the next gateway that starts.
@@ -125,6 +125,16 @@ class ExposureLog:
                 journal.close()
             if not self.unwritten:
                 self._journal.path.unlink(missing_ok=True)
+
+    def _published(self, journal: Journal) -> StorageError | None:
+        """Turn one journal into files; why not, if not.  One that cannot be read holds up no other."""
+        try:
+            publish(journal.path, self.folder)
+        except StorageError as error:
+            return error
+        self.unwritten.remove(journal)
+        journal.close()
+        return None
 
     def _seal(self, now: datetime) -> None:
         try:
@@ -179,10 +189,15 @@ def publish(journal: Path, folder: str) -> None:
         StorageError: the files cannot be written; the journal stays.
     """
     parts: dict[tuple[str, str], list[pa.Table]] = {}
-    for records in _chunks(journal):
-        for log, rows in tables(records).items():
-            for day, some in _by_day(rows):
-                parts.setdefault((log, day), []).append(some)
+    try:
+        for records in _chunks(journal):
+            for log, rows in tables(records).items():
+                for day, some in _by_day(rows):
+                    parts.setdefault((log, day), []).append(some)
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise StorageError(
+            f"{journal} cannot be turned into rows: {error!r}. It is kept; read it with the feedloop that wrote it."
+        ) from error
     for (log, day), rows in parts.items():
         content = io.BytesIO()
         pq.write_table(pa.concat_tables(rows), content, compression="zstd")

@@ -1,14 +1,13 @@
 """A real gateway, as ``feedloop serve`` starts it, on loopback, with a real registry of tiny models."""
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ from ranking.results import ModelRef, Operation
 from ranking.rollout import Rollout, begin
 from ranking.strategies import Canary, Strategy
 from tasks.adapters.ledger import Draft
-from tests.servers import wait_until
+from tests.servers import ROOT, wait_until
 from tests.tasks.mlflow_server import free_port
 from tests.tasks.tiny_models import NOW, Shop, open_shop, tiny_bundle, with_database
 
@@ -149,6 +148,7 @@ class Running:
 
     def __init__(self, place: Place, program: list[str], environment: dict[str, str] | None = None) -> None:
         self.place = place
+        self.token = place.knobs.get("token")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place.folder / f"gateway-{self.port}.log"
@@ -156,7 +156,7 @@ class Running:
             self.process = subprocess.Popen(
                 [sys.executable, *program, "--port", str(self.port)],
                 cwd=place.folder,
-                env=os.environ | {"FEEDLOOP_CONFIG": str(place.folder / "feedloop.toml")} | (environment or {}),
+                env=_environment(place) | (environment or {}),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -172,23 +172,31 @@ class Running:
             return self.get("/health").status == 200
         return False
 
-    def get(self, path: str, token: str | None = None) -> Answer:
-        return self._ask(path, None, {"Authorization": f"Bearer {token}"} if token else {})
+    def get(self, path: str, **headers: str) -> Answer:
+        return self._ask(path, None, {**self._authorization(), **headers})
 
     def post(self, path: str, body: Any, **headers: str) -> Answer:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._ask(path, content, {"Content-Type": "application/json", **headers})
+        return self._ask(path, content, {"Content-Type": "application/json", **self._authorization(), **headers})
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def rank(self, user: str | int = 3, items: list[Any] | None = None, **more: Any) -> Answer:
-        return self.post("/rank", {"user": user, "items": items or ITEMS, "context": CONTEXT, **more})
+        return self.post("/rank", question(user, items, **more))
 
     def _ask(self, path: str, content: bytes | None, headers: dict[str, str]) -> Answer:
-        request = urllib.request.Request(f"{self.url}{path}", content, headers)  # noqa: S310 (our own loopback server)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 (our own loopback server)
-                return _answer(response.status, response.read(), response.headers)
-        except urllib.error.HTTPError as error:
-            return _answer(error.code, error.read(), error.headers)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with closing(connection):
+            return ask(connection, path, content, headers)
+
+    @contextmanager
+    def connected(self) -> "Iterator[Callable[[dict[str, Any]], Answer]]":
+        """Asks ``/rank`` over one connection, as a service would."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        headers = {"Content-Type": "application/json", **self._authorization()}
+        with closing(connection):
+            yield lambda body: ask(connection, "/rank", json.dumps(body).encode(), headers)
 
     def until_entry(self, number: int | None = None, *, seconds: float = 30) -> dict[str, Any]:
         """Wait until the gateway serves what the ledger says."""
@@ -209,9 +217,25 @@ class Running:
         return self.process.wait(timeout=60)
 
 
-def _answer(status: int, content: bytes, headers: Any) -> Answer:
-    kind = headers.get("content-type", "")
-    return Answer(status, json.loads(content) if "json" in kind else content.decode(), dict(headers.items()))
+def _environment(place: Place) -> dict[str, str]:
+    # It runs in the project's folder, and some of its programs are tests.
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.environ | {"FEEDLOOP_CONFIG": str(place.folder / "feedloop.toml"), "PYTHONPATH": path}
+
+
+def ask(connection: http.client.HTTPConnection, path: str, content: bytes | None, headers: dict[str, str]) -> Answer:
+    connection.request("GET" if content is None else "POST", path, content, headers)
+    response = connection.getresponse()
+    body, kind = response.read(), response.headers.get("content-type", "")
+    return Answer(response.status, json.loads(body) if "json" in kind else body.decode(), dict(response.headers))
+
+
+def question(user: str | int = 3, items: list[Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"user": user, "items": items or ITEMS, "context": CONTEXT, **more}
+
+
+def scores_of(answer: Answer) -> dict[Any, float]:
+    return {item["item"]: item["score"] for item in answer.body["items"]}
 
 
 @contextmanager

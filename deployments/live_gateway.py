@@ -1,0 +1,209 @@
+"""The gateway as a simulated app sees it: started for a simulation, asked for pages, waited for."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from ranking.errors import GatewayUnavailable
+from ranking.traffic import CONTEXT_FEATURES, ITEM, ITEM_FEATURES, REQUEST, TIME, USER
+
+START_SECONDS, STOP_SECONDS = 120.0, 30.0
+LOG_SECONDS = 1.0
+AT_ONCE = 4
+"""Pages that are asked for at the same time."""
+
+HABITS = {
+    "FEEDLOOP_SERVING__TRUST_REQUEST_TIME": "true",
+    "FEEDLOOP_SERVING__REFRESH_SECONDS": "1",
+    "FEEDLOOP_SERVING__LOG_SECONDS": f"{LOG_SECONDS:g}",
+    # Simulated hours pass in seconds, so the shadow must be allowed to work all the time.
+    "FEEDLOOP_SERVING__SHADOW_MILLISECONDS_PER_SECOND": "1000",
+    "FEEDLOOP_SERVING__SHADOW_QUEUE": "100000",
+}
+"""Settings of a gateway whose clock is the simulation's."""
+
+
+@contextmanager
+def started(config: str | None, log: Path) -> Iterator[str]:
+    """A gateway of its own on a free port of this machine; gives its address and stops it after the block.
+
+    Args:
+        config: settings file; without one, feedloop.toml in the working directory.
+        log: what it prints goes here.
+
+    Raises:
+        GatewayUnavailable: it did not start; its last words are told.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port), "--workers", "1"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as words:
+        process = subprocess.Popen(  # noqa: S603 (our own program)
+            [*command, *(["--config", config] if config else [])],
+            env={**os.environ, **HABITS},
+            stdout=words,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(address, process, log)
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(address: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if httpx.get(f"{address}/health", timeout=5).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.3)
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
+    raise GatewayUnavailable(
+        f"The gateway did not start within {START_SECONDS:g} s. It said: {' '.join(said) or 'nothing'}"
+    )
+
+
+@dataclass(frozen=True)
+class LiveGateway:
+    """A gateway that takes the time from its requests."""
+
+    address: str
+    token: str | None
+    online: str
+    length: int
+
+    def ask(self, candidates: pd.DataFrame) -> pd.DataFrame:
+        """Ask for every page, and give back what was shown.
+
+        Args:
+            candidates: of :meth:`ranking.traffic.Traffic.between`.
+
+        Returns:
+            The shown candidates with ``position`` (1 is the top), ``arm`` and ``version``; pages without an answer
+            show nothing.
+
+        Raises:
+            GatewayUnavailable: it refuses the time of requests, or does not answer at all.
+        """
+        answers = asyncio.run(self._answers([page for _, page in candidates.groupby(REQUEST, sort=False)]))
+        rows = [
+            (int(answer["request_id"]), entry["item"], entry["position"], answer["arm"], answer["version"])
+            for answer in answers
+            for entry in answer["items"]
+        ]
+        shown = pd.DataFrame(rows, columns=[REQUEST, ITEM, "position", "arm", "version"])
+        return shown.merge(candidates, on=[REQUEST, ITEM], how="left")
+
+    async def _answers(self, pages: list[pd.DataFrame]) -> list[dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with httpx.AsyncClient(base_url=self.address, headers=headers, timeout=30) as client:
+
+            async def ask(page: pd.DataFrame) -> dict[str, Any] | None:
+                async with gate:
+                    return _told(await client.post("/rank", json=_request(page, self.length)))
+
+            try:
+                found = await asyncio.gather(*(ask(page) for page in pages))
+            except httpx.TransportError as error:
+                raise GatewayUnavailable(
+                    f"{self.address} does not answer: {error!r}. Is `feedloop serve` running?"
+                ) from error
+        return [answer for answer in found if answer is not None]
+
+    def entry(self) -> int:
+        """The ledger's entry that its routing follows."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return int(httpx.get(f"{self.address}/version", headers=headers, timeout=30).json()["entry"])
+
+    def follow(self, entry: int, seconds: float) -> None:
+        """Wait until it routes by an entry of the ledger.
+
+        Raises:
+            GatewayUnavailable: it does not.
+        """
+        if not _until(lambda: self.entry() == entry, seconds):
+            raise GatewayUnavailable(
+                f"{self.address} still routes by ledger entry {self.entry()}, {seconds:g} s after entry {entry}. "
+                "Does it read the same workspace?"
+            )
+
+    def logged(self, since: datetime, pages: int, seconds: float) -> None:
+        """Wait until so many pages since a moment are in its log.
+
+        Raises:
+            GatewayUnavailable: they are not.
+        """
+        if not _until(lambda: self._pages(since) >= pages, seconds):
+            raise GatewayUnavailable(
+                f"{self._pages(since):,} of {pages:,} answered pages are in {self.online}/requests after {seconds:g} "
+                "s. Does the gateway log there?"
+            )
+
+    def _pages(self, since: datetime) -> int:
+        try:
+            log = ds.dataset(f"{self.online}/requests", format="parquet", exclude_invalid_files=False)
+            return int(log.count_rows(filter=ds.field("time") >= pa.scalar(since, pa.timestamp("us", "UTC"))))
+        except FileNotFoundError:
+            return 0
+
+
+def _request(page: pd.DataFrame, length: int) -> dict[str, Any]:
+    first = page.iloc[0]
+    items = [
+        {"item": item, "features": dict(zip(ITEM_FEATURES, cells, strict=True))}
+        for item, *cells in zip(page[ITEM].tolist(), *(page[name].tolist() for name in ITEM_FEATURES), strict=True)
+    ]
+    return {
+        "request_id": str(first[REQUEST]),
+        "user": int(first[USER]),
+        "items": items,
+        "context": {name: first[name] for name in CONTEXT_FEATURES},
+        "length": length,
+        "time": first[TIME].isoformat(),
+    }
+
+
+def _told(response: httpx.Response) -> dict[str, Any] | None:
+    if response.status_code == httpx.codes.OK:
+        answer: dict[str, Any] = response.json()
+        return answer
+    if response.status_code in (httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.UNAUTHORIZED):
+        raise GatewayUnavailable(f"The gateway refuses the request: {response.json()['detail']}")
+    # A timeout or an outage is what a visitor meets as well: a page without a feed.
+    return None
+
+
+def _until(done: Any, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True

@@ -1,0 +1,167 @@
+"""Challengers whose quality is known, for simulations: they are registered, compared and proposed like any other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ranking.bundle import Bundle
+from ranking.features import Feature, Kind, Owner
+from ranking.history import with_history
+from ranking.interactions import canonical
+from ranking.results import FeatureTable, ModelRef, Snapshot, Split, Trained, Training
+from ranking.training import fit
+from ranking.world import World, as_known_at
+from settings.model import Settings
+from tasks.adapters.storage import published, temporary_folder
+from tasks.adapters.warehouse import open_warehouse
+from tasks.data import build_features, load_rows, plan_split, take_snapshot
+from tasks.registry import champion_bundle, register_challenger
+from tasks.training import train_challenger
+
+Planted = Literal["better", "equal", "worse", "crashing"]
+
+MORE_VISITORS = 4
+"""How many times the visitors of the sample feed the better challenger learns from."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a planted challenger is made from: the newest rows of the log, as a retraining sees them."""
+
+    settings: Settings
+    snapshot: Snapshot
+    features: FeatureTable
+    split: Split
+    champion: Bundle
+
+
+def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> ModelRef:
+    """Make a challenger of known quality and register it.
+
+    Args:
+        kind: better learnt from the same days, each with many more visitors, all shown at random; equal is the
+            champion again; worse is the champion with its embeddings in disorder; crashing reads a column that the
+            log has and no request brings.
+        settings: of the workspace, which has a champion.
+        now: the present of the sample feed.
+        seed: decides the disorder and the crowd.
+
+    Raises:
+        TrainingError: there is nothing to learn from.
+        StorageError: the workspace cannot be written.
+    """
+    position = Feature(name="position", owner=Owner.CONTEXT, kind=Kind.NUMERIC)
+    also = (position,) if kind == "crashing" else ()
+    champion = champion_bundle(**settings.store)
+    if champion is None:
+        raise ValueError("a challenger needs a champion")
+    snapshot = take_snapshot.fn(
+        data=settings.data,
+        cutoff=None,
+        now=now,
+        workspace=settings.workspace,
+        also=(*champion.facts.spec.log.features, *also),
+    )
+    log = champion.facts.spec.log
+    spec = champion.facts.spec.model_copy(update={"log": log.model_copy(update={"features": (*log.features, *also)})})
+    features = build_features.fn(snapshot=snapshot, spec=spec, **settings.engine)
+    split = plan_split.fn(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
+    trained = MAKERS[kind](Ground(settings, snapshot, features, split, champion), seed)
+    return register_challenger.fn(trained=trained, snapshot=snapshot, features=features, split=split, **settings.store)
+
+
+def _equal(ground: Ground, seed: int) -> Trained:
+    del seed
+    return _saved(ground, ground.champion)
+
+
+def _worse(ground: Ground, seed: int) -> Trained:
+    """Every value of a column gets the embedding of another: what a vocabulary of another day does to a model."""
+    rng = np.random.default_rng(seed)
+    with temporary_folder() as folder:
+        ground.champion.save(folder / "bundle")
+        bundle = Bundle.load(folder / "bundle")
+    table = bundle.net.get_parameter("embedding.weight")
+    with torch.no_grad():
+        for vocabulary, start in zip(bundle.encoder.vocabularies, bundle.encoder.offsets, strict=True):
+            own = slice(start, start + vocabulary.slots)
+            table[own] = table[own][torch.from_numpy(rng.permutation(vocabulary.slots))]
+    return _saved(ground, bundle)
+
+
+def _fitted(ground: Ground, seed: int) -> Trained:
+    settings = ground.settings
+    return train_challenger.fn(
+        features=ground.features,
+        split=ground.split,
+        model=settings.model,
+        knobs=settings.training,
+        seed=settings.seed + seed + 1,
+        champion=None,
+        **settings.store,
+    )
+
+
+def _better(ground: Ground, seed: int) -> Trained:
+    """The configured model, fitted on a survey: the same days with more visitors, who saw everything at random."""
+    settings, spec, learnt = ground.settings, ground.features.spec, ground.split.learnt
+    knobs = settings.world.model_copy(
+        update={"requests_per_day": MORE_VISITORS * settings.world.requests_per_day, "exploration_share": 1.0}
+    )
+    world, first = World(knobs), settings.world.start
+    days = range(max((learnt.start - first).days, 0), (learnt.end - first).days)
+    seen = as_known_at(pd.concat([world.day(day) for day in days], ignore_index=True), learnt.end)
+    with temporary_folder() as folder, open_warehouse(settings.data.warehouse) as engine:
+        seen.assign(observed=False).to_parquet(folder / "survey.parquet", index=False)
+        log = engine.read(f"{ground.snapshot.uri}/rows.parquet").mutate(observed=True)
+        survey = canonical(engine.read(str(folder / "survey.parquet")), spec.log).mutate(observed=False)
+        rows = log.select(survey.columns).union(survey.cast(log.select(survey.columns).schema()))
+        engine.write(with_history(rows, spec, engine.stage, answers_only=True), str(folder / "features.parquet"))
+        table = FeatureTable(
+            uri=str(folder / "features.parquet"), snapshot_fingerprint="survey", rows=len(seen), spec=spec
+        )
+        columns = [spec.log.label, *(name for name in (spec.log.user, spec.log.item)), *(f.name for f in spec.features)]
+        fitted = fit(
+            load_rows(table, ground.split.train, columns),
+            load_rows(table, ground.split.validation, columns),
+            spec=spec,
+            learnt=learnt,
+            model=settings.model,
+            knobs=settings.training,
+            seed=settings.seed + seed,
+        )
+    return _saved(ground, fitted.bundle, fitted.training)
+
+
+def _saved(ground: Ground, bundle: Bundle, training: Training | None = None) -> Trained:
+    """Put a bundle where a registration looks for it.  Without ``training`` nothing was fitted for it."""
+    facts = bundle.facts
+    training = training or Training(
+        architecture=facts.architecture.kind,
+        digest=bundle.digest,
+        seed=facts.seed,
+        device="cpu",
+        epochs=(),
+        best_epoch=0,
+        rows=0,
+        rows_per_second=0.0,
+        parameters=sum(parameter.numel() for parameter in bundle.net.parameters()),
+        learnt=facts.learnt,
+    )
+    with temporary_folder() as folder:
+        bundle.save(folder / "bundle")
+        uri = published(folder / "bundle", f"{ground.settings.workspace}/bundles/{training.digest[:16]}")
+    return Trained(bundle_uri=uri, training=training)
+
+
+MAKERS: dict[Planted, Callable[[Ground, int], Trained]] = {
+    "better": _better,
+    "equal": _equal,
+    "worse": _worse,
+    "crashing": _fitted,
+}

@@ -1,0 +1,240 @@
+"""``feedloop simulate --traffic``: visitors of the sample feed ask the gateway, and a rollout takes its course."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from io import BytesIO
+from typing import Any
+
+import pandas as pd
+
+from deployments.live_gateway import LiveGateway, started
+from deployments.session import Session
+from deployments.terminal import asker
+from deployments.times import now_of
+from deployments.who import who
+from ranking.errors import SettingsError, UnknownModel
+from ranking.health import control_bad_share
+from ranking.results import Decision, as_utc
+from ranking.rollout import Rollout
+from ranking.traffic import TIME, Traffic, as_logged
+from ranking.world import TRUTH
+from settings.rollout import StrategyName
+from tasks.adapters.storage import write_bytes
+from tasks.registry import champion_bundle, champion_now
+from tasks.rollouts import Tick, running
+from tasks.routing import current_routing
+from tasks.sample import SampleFeed, set_live_until
+from tasks.stores import open_both
+
+NEEDS = ("mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")
+PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for on the command line."""
+
+    challenger: str | None
+    strategy: StrategyName | None
+    days: float
+    requests_per_day: int
+    users: int | None
+    label_delay_hours: float | None
+    tick_minutes: int
+    seed: int
+    speed: float | None
+    gateway: str | None
+
+
+@dataclass
+class Visitors:
+    """The crowd, with outcomes that are not known yet, and what each arm has shown in the present stage."""
+
+    traffic: Traffic
+    gateway: LiveGateway
+    place: str
+    delay: timedelta
+    waiting: list[pd.DataFrame] = field(default_factory=list)
+    seen: list[pd.DataFrame] = field(default_factory=list)
+
+    def visit(self, start: datetime, end: datetime) -> int:
+        """Let everybody come who comes in ``[start, end)``; gives the number of pages that were asked for."""
+        candidates = self.traffic.between(start, end)
+        if candidates.empty:
+            return 0
+        shown = self.gateway.ask(candidates)
+        outcomes = self.traffic.outcomes(shown)
+        self.waiting.append(outcomes)
+        self.seen.append(outcomes[["arm", "click", TRUTH]])
+        return int(shown["request_id"].nunique())
+
+    def deliver(self, now: datetime) -> None:
+        """Append the outcomes whose label is final."""
+        if not self.waiting:
+            return
+        rows = pd.concat(self.waiting, ignore_index=True)
+        final = rows[TIME] < now - self.delay
+        self.waiting = [rows[~final]]
+        if final.any():
+            buffer = BytesIO()
+            as_logged(rows[final]).to_parquet(buffer, index=False)
+            write_bytes(f"{self.place}/part-{now:%Y%m%dT%H%M%S}.parquet", buffer.getvalue())
+
+    def rates(self) -> dict[str, tuple[float, float]]:
+        """Click rate by arm as it happened, and as the truth expects it."""
+        if not self.seen:
+            return {}
+        rows = pd.concat(self.seen, ignore_index=True)
+        means = rows.groupby("arm")[["click", TRUTH]].mean()
+        return {str(arm): (float(row["click"]), float(row[TRUTH])) for arm, row in means.iterrows()}
+
+
+def run(session: Session, **asked: Any) -> int:
+    """``feedloop simulate --traffic``."""
+    plan, settings, output = Plan(**asked), session.settings, session.output
+    if not settings.is_sample:
+        raise SettingsError(
+            "Only the sample feed has visitors to simulate. Use a feedloop.toml with data.uri = 'sample'."
+        )
+    if champion_now(**settings.store) is None:
+        raise UnknownModel("Nothing serves yet. Run `feedloop run --yes` first, then simulate traffic.")
+    traffic = Traffic(settings.world, requests_per_day=plan.requests_per_day, visitors=plan.users, seed=plan.seed)
+    start = now_of(session) or settings.world.start
+    with session.flows(needs=NEEDS):
+        _refresh(session, start)
+        rollout = _set_out(session, plan, start)
+        with _gateway(session, plan) as gateway:
+            delay = timedelta(hours=plan.label_delay_hours or settings.world.label_delay_hours)
+            visitors = Visitors(traffic, gateway, settings.outcomes_uri, delay)
+            ended = _go_on(session, plan, visitors, start, rollout)
+    champion = champion_now(**settings.store)
+    output.step("Where things stand")
+    output.say(
+        f"It is {as_utc(ended)} in the sample feed. Champion: version {champion.version if champion else 'none'}."
+    )
+    output.say("Every step with its reason: feedloop rollout status. Who served: feedloop history")
+    output.finish(until=ended.isoformat(), champion=champion, outcomes=settings.outcomes_uri)
+    return 0
+
+
+@contextmanager
+def _gateway(session: Session, plan: Plan) -> Iterator[LiveGateway]:
+    settings = session.settings
+    token = settings.serving.token.get_secret_value() if settings.serving.token else None
+    length = settings.world.slate_size
+    if plan.gateway is not None:
+        yield LiveGateway(plan.gateway, token, settings.online_folder, length)
+        return
+    with started(session.config, settings.gateway_folder / "simulation.log") as address:
+        session.output.say(f"The gateway answers at {address} until the simulation ends.")
+        yield LiveGateway(address, token, settings.online_folder, length)
+
+
+def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
+    """The rollout that is on its way already, or that of a planted challenger."""
+    settings, output = session.settings, session.output
+    _, ledger = open_both(**settings.store)
+    rollout = running(ledger.entries())
+    if rollout is not None:
+        output.step(f"Rollout {rollout.id} goes on, in stage {rollout.current.name!r}")
+        return rollout
+    if plan.challenger is None:
+        output.step("No rollout is on its way, and no --challenger was named: the champion answers everybody")
+        return None
+    from deployments.planted import plant
+    from flows.approval import answered_by
+    from flows.compare import compare
+    from flows.propose import propose
+    from tasks.registry import record_evidence
+
+    output.step(f"A challenger that is {plan.challenger}, on purpose")
+    challenger = plant(plan.challenger, settings, now=now, seed=plan.seed)  # type: ignore[arg-type]
+    champion = champion_now(**settings.store)
+    evidence = compare(champion.version if champion else "", challenger.version, config=session.config, now=now)
+    record_evidence.fn(challenger=challenger, evidence=evidence, report=None, **settings.store)
+    output.say(f"Version {challenger.version} offline: {evidence.verdict.decision}: {evidence.verdict.reason}")
+    _refresh(session, now)
+    with answered_by(asker(output, yes=True)):
+        promotion = propose(
+            challenger.version,
+            strategy=plan.strategy,
+            force=evidence.verdict.decision is not Decision.PROMOTE,
+            reason=f"simulate --challenger {plan.challenger}",
+            requested_by=who(),
+            config=session.config,
+            now=now,
+        )
+    output.say(promotion.reason)
+    return running(ledger.entries())
+
+
+def _go_on(session: Session, plan: Plan, visitors: Visitors, start: datetime, rollout: Rollout | None) -> datetime:
+    """Tick after tick, until the time is over or the rollout is."""
+    from flows.advance import advance
+
+    settings, gateway = session.settings, visitors.gateway
+    stores, length = open_both(**settings.store), timedelta(minutes=plan.tick_minutes)
+    now, end, had_rollout = start, start + timedelta(days=plan.days), rollout is not None
+    while now < end and (rollout is not None or not had_rollout):
+        began, until = time.monotonic(), min(now + length, end)
+        routing = current_routing(*stores)
+        if routing is not None:
+            gateway.follow(routing.entry, PATIENCE_SECONDS)
+        pages = visitors.visit(now, until)
+        gateway.logged(now, pages, PATIENCE_SECONDS)
+        visitors.deliver(until)
+        tick = advance(config=session.config, now=until)
+        session.output.say(_line(until, pages, rollout, tick, visitors.rates()))
+        stage = (rollout.id, rollout.stage) if rollout else None
+        rollout = running(stores[1].entries())
+        if stage != ((rollout.id, rollout.stage) if rollout else None):
+            visitors.seen.clear()
+        _days_pass(session, until)
+        now = until
+        if plan.speed is not None:
+            time.sleep(max(length.total_seconds() / plan.speed - (time.monotonic() - began), 0.0))
+    return now
+
+
+def _days_pass(session: Session, now: datetime) -> None:
+    """The log goes on behind the traffic: days that are over are in it, and features are as of the last midnight."""
+    settings = session.settings
+    set_live_until(settings.sample_folder, now)
+    feed = SampleFeed(settings.sample_folder, settings.world, settings.data.window_days)
+    if feed.now + timedelta(days=1) > now:
+        return
+    champion = champion_bundle(**settings.store)
+    while feed.now + timedelta(days=1) <= now:
+        feed.serve(1, champion)
+    _refresh(session, now)
+
+
+def _refresh(session: Session, now: datetime) -> None:
+    from flows.refresh import refresh
+
+    refresh(config=session.config, as_of=now, now=now)
+
+
+def _line(
+    now: datetime, pages: int, rollout: Rollout | None, tick: Tick | None, rates: dict[str, tuple[float, float]]
+) -> str:
+    """One tick in one line."""
+    clicks = ", ".join(
+        f"{arm or 'all'} {seen:.1%} (truth {truth:.1%})"
+        for arm, (seen, truth) in sorted(rates.items())
+        if arm != "rest"
+    )
+    head = f"{now:%a %d %H:%M}  {pages:,} pages, CTR {clicks or 'none'}"
+    if rollout is None or tick is None:
+        return f"{head}; no rollout is on its way."
+    sessions = ""
+    if tick.evidence is not None and tick.evidence.windows:
+        canary = [window.canary for window in tick.evidence.windows if window.canary is not None]
+        share = control_bad_share(tick.evidence.windows)
+        sessions = f"; {sum(s.total for s in canary):,} sessions, {sum(s.bad for s in canary):,} bad"
+        sessions += "" if share is None else f" (control {share:.1%})"
+    step = "" if tick.step is None else f"\n    {tick.step.action}: {tick.step.reason}"
+    return f"{head}; stage {rollout.current.name!r}{sessions}{step}"
