@@ -29,9 +29,11 @@ class Shell:
         self.env = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
         self.env.pop("PREFECT_API_URL", None)
 
-    def run(self, *arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "deployments.cli", *arguments, "--json"]
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=1200)
+    def run(self, arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "deployments.cli", *arguments.split(), "--json"]
+        done = subprocess.run(
+            command, check=False, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=1200
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         print(done.stderr[-6000:])
         return {"said": done.stderr, **json.loads(done.stdout)}
@@ -41,7 +43,7 @@ class Shell:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("feed")
     (folder / "feedloop.toml").write_text(TOML)
-    Shell(folder).run("run", "--yes")
+    Shell(folder).run("run --yes")
     return folder
 
 
@@ -53,16 +55,16 @@ def shell(base: Path) -> Shell:
 
 def test_a_challenger_that_crashes_is_rolled_back_by_its_bad_sessions(shell: Shell) -> None:
     champion = shell.run("status")["champion"]["version"]
-    told = shell.run(*"simulate --traffic --challenger crashing --strategy canary --days 0.3".split())
+    told = shell.run("simulate --traffic --challenger crashing --strategy canary --days 0.3")
     assert told["champion"]["version"] == champion
     assert "ROLL_BACK: Rolled back in stage '10 %'" in " ".join(told["said"].split())
-    status = shell.run("rollout", "status")
+    status = shell.run("rollout status")
     assert (status["rollout"]["status"], status["rollout"]["stage"]) == ("rolled_back", 0)
 
 
 def test_an_equal_challenger_climbs_the_ramp_and_becomes_the_champion(shell: Shell) -> None:
     before = shell.run("status")["champion"]["version"]
-    told = shell.run(*"simulate --traffic --challenger equal --strategy canary --days 2".split())
+    told = shell.run("simulate --traffic --challenger equal --strategy canary --days 2")
     said = " ".join(told["said"].split())
     for stage in ("25 %", "50 %", "100 %, bake"):
         assert f"On to stage '{stage}'" in said
@@ -74,6 +76,6 @@ def test_an_equal_challenger_climbs_the_ramp_and_becomes_the_champion(shell: She
 
 def test_a_worse_challenger_never_serves_everybody(shell: Shell) -> None:
     before = shell.run("status")["champion"]["version"]
-    told = shell.run(*"simulate --traffic --challenger worse --strategy canary --days 2 --seed 3".split())
+    told = shell.run("simulate --traffic --challenger worse --strategy canary --days 2 --seed 3")
     assert told["champion"]["version"] == before
     assert "ROLL_BACK" in told["said"]
