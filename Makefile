@@ -5,16 +5,23 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: run test test-slow lint bench docs clean setup
+.PHONY: run test test-slow test-postgres lint bench docs clean setup
 
 run: $(READY)            ## the whole loop on the sample feed, embedded, approving the promotion
 	$(BIN)/feedloop run --yes
+
+.PHONY: up
+up: $(READY)             ## Prefect, MLflow and a worker with their pages, on the sample feed, until Ctrl-C
+	$(BIN)/feedloop up
 
 test: $(READY)           ## every fast test, on real local backends
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)      ## simulations and whole runs of minutes
 	$(BIN)/python -m pytest -m slow
+
+test-postgres: $(READY)  ## what runs on a team's servers, fast and slow, with Prefect and MLflow on a real PostgreSQL
+	$(BIN)/python -m pytest --on-postgres -m "slow or not slow" tests/deployments/test_*_on_a_server.py tests/deployments/test_edits_while_waiting.py
 
 lint: $(READY)           ## style, layers, types
 	$(BIN)/ruff check .

@@ -4,12 +4,12 @@ A new automation is one more row of :data:`AUTOMATIONS`.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
 from pydantic import Field
 
+from deployments import watches
 from ranking.errors import SettingsError
 from ranking.values import Value
 from settings.effects import ScheduleKnobs
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from prefect.events.actions import ActionTypes
     from prefect.events.schemas.automations import EventTrigger
 
-COMPLETED = "prefect.flow-run.Completed"
-
 PARAMETERS = {name: f"{{{{ event.payload.{name} }}}}" for name in ("trigger", "reason", "flight")}
 """Parameters of a retraining, taken from the event.  Prefect checks them against the flow's form before it runs."""
 
@@ -33,9 +31,11 @@ class Automation(Value):
 
     name: str = Field(description="Its name in Prefect; feedloop owns the automations of these names.")
     description: str
-    events: tuple[str, ...]
-    does: Literal["retrain", "notify"]
-    absent: bool = Field(default=False, description="It acts when no successful check has ended for so long.")
+    when: Literal["told", "unchecked", "silent", "crashed", "ended badly"] = Field(
+        default="told", description="What it waits for: one of its events about the model, or what has become of runs."
+    )
+    events: tuple[str, ...] = ()
+    does: Literal["retrain", "notify", "give up", "start again"]
     words: str = Field(default="", description="Text of the notification; {{ … }} is filled in by Prefect.")
 
 
@@ -64,10 +64,31 @@ AUTOMATIONS: tuple[Automation, ...] = (
     Automation(
         name="feedloop: not monitored",
         description="No check of the champion has ended well for too long.",
-        events=(COMPLETED,),
+        when="unchecked",
         does="notify",
-        absent=True,
         words="No check of the champion has ended well for too long. Is a worker running?",
+    ),
+    Automation(
+        name="feedloop: lost run",
+        description="A run gives no sign of life any more: its worker or its machine is gone.",
+        when="silent",
+        does="give up",
+        words="No sign of life for {minutes:g} minutes: its worker or its machine is gone.",
+    ),
+    Automation(
+        name="feedloop: start again",
+        description="A crashed run begins again on any worker, a few times; what it had finished is not done again.",
+        when="crashed",
+        does="start again",
+        words="Started again after a crash: what was finished is not done again.",
+    ),
+    Automation(
+        name="feedloop: failed run",
+        description="A run has failed or crashed.",
+        when="ended badly",
+        does="notify",
+        words="Run {{ flow_run.name }} of {{ flow.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }} "
+        "Who serves changes by a ledger entry only: feedloop status. {{ flow_run|ui_url }}",
     ),
 )
 
@@ -89,6 +110,12 @@ def register_all(
     notify = _notifier(client, knobs)
     for row in AUTOMATIONS:
         wanted = _core(row, model, knobs, deployments, notify)
+        if row.does == "notify" and knobs.notification_block is None:
+            # Prefect's page shows an empty action.
+            told = (
+                "Nobody is told yet: schedules.notification_block names no block, so it only shows in the event feed."
+            )
+            wanted = wanted.model_copy(update={"description": f"{row.description} {told}"})
         known = client.read_automations_by_name(row.name)
         if known:
             # Switched off by a person, it stays off.
@@ -106,43 +133,37 @@ def _core(
     notify: "Callable[[str], ActionTypes]",
 ) -> "AutomationCore":
     from prefect.events import AutomationCore
-    from prefect.events.actions import RunDeployment
 
-    trigger = _absence(deployments["monitor"], knobs) if row.absent else _presence(row, model, knobs)
-    action: ActionTypes
-    if row.does == "retrain":
-        action = RunDeployment(deployment_id=deployments["retrain"], parameters=dict(PARAMETERS))
-    else:
-        action = notify(row.words)
+    trigger = _trigger(row, model, knobs, deployments)
+    action = notify(row.words) if row.does == "notify" else _action(row, knobs, deployments)
     return AutomationCore(name=row.name, description=row.description, trigger=trigger, actions=[action])
 
 
-def _presence(row: Automation, model: str, knobs: ScheduleKnobs) -> "EventTrigger":
-    from prefect.events.schemas.automations import EventTrigger, Posture
+def _trigger(row: Automation, model: str, knobs: ScheduleKnobs, deployments: Mapping[str, UUID]) -> "EventTrigger":
+    runs = tuple(deployments.values())
+    match row.when:
+        case "told":
+            return watches.told(row.events, model, knobs.repeat_minutes)
+        case "unchecked":
+            return watches.unchecked(deployments["monitor"], knobs.absence_hours)
+        case "silent":
+            return watches.silent(runs, knobs.lost_minutes)
+        case "crashed":
+            return watches.crashed(runs, knobs.restart_minutes, knobs.max_starts)
+        case "ended badly":
+            return watches.ended_badly(runs)
 
-    # Questions carry the version after the model's name.
-    return EventTrigger(
-        expect=set(row.events),
-        match={"prefect.resource.id": [f"feedloop.model.{model}", f"feedloop.model.{model}.*"]},
-        for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
-        threshold=1,
-        within=timedelta(minutes=knobs.repeat_minutes),
-    )
 
+def _action(row: Automation, knobs: ScheduleKnobs, deployments: Mapping[str, UUID]) -> "ActionTypes":
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState, RunDeployment
 
-def _absence(monitor: UUID, knobs: ScheduleKnobs) -> "EventTrigger":
-    from prefect.events.schemas.automations import EventTrigger, Posture
-
-    related: Any = {"prefect.resource.id": f"prefect.deployment.{monitor}", "prefect.resource.role": "deployment"}
-    return EventTrigger(
-        expect={COMPLETED},
-        match={"prefect.resource.id": "prefect.flow-run.*"},
-        match_related=related,
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(hours=knobs.absence_hours),
-    )
+    if row.does == "retrain":
+        return RunDeployment(deployment_id=deployments["retrain"], parameters=dict(PARAMETERS))
+    if row.does == "give up":
+        return ChangeFlowRunState(state=StateType.CRASHED, message=row.words.format(minutes=knobs.lost_minutes))
+    # Not AwaitingRetry: Prefect keeps that name for a process that is still there.
+    return ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRestart", message=row.words)
 
 
 def _notifier(client: "SyncPrefectClient", knobs: ScheduleKnobs) -> "Callable[[str], ActionTypes]":

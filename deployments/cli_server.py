@@ -1,4 +1,4 @@
-"""Commands that talk to a Prefect server: what waits for an answer, answering, registering, checking."""
+"""Commands about a Prefect server: what waits for an answer, answering, registering, checking, starting one."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -8,6 +8,12 @@ import typer
 from deployments.cli_app import Config, Data, Json, Reason, Verbose, Yes, session_of
 
 Which = Annotated[str, typer.Argument(help="Flow run (id, its first 6 or more characters, or name), or version.")]
+Pool = Annotated[
+    str, typer.Option("--pool", help="Work pool. It is made, of type process, if there is none of that name.")
+]
+Port = Annotated[
+    int | None, typer.Option(help="Where it listens. [default: its usual port, or the next free one]", min=1, max=65535)
+]
 As = Annotated[str | None, typer.Option("--as", help="Who answers. [default: the user of this terminal]")]
 
 
@@ -61,9 +67,7 @@ def reject(
 
 
 def deploy(
-    pool: Annotated[
-        str, typer.Option("--pool", help="Work pool. It is made, of type process, if there is none of that name.")
-    ] = "feedloop",
+    pool: Pool = "feedloop",
     config: Config = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -77,10 +81,28 @@ def monitor(config: Config = None, data: Data = None, json: Json = False, verbos
     return session_of(config, json, verbose, data).do("deployments.monitor_commands:monitor", runs_flows=True)
 
 
+def up(
+    config: Config = None,
+    pool: Pool = "feedloop",
+    prefect_port: Port = None,
+    mlflow_port: Port = None,
+    gateway_port: Port = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Start everything on this machine: Prefect and MLflow with their pages, a worker, the gateway.  Ctrl-C stops it.
+
+    Without a settings file it plays on the sample feed.  9 when one of them ends by itself.
+    """
+    ports = {"prefect": prefect_port, "mlflow": mlflow_port, "gateway": gateway_port}
+    return session_of(config, json, verbose).do("deployments.stack.up:up", pool=pool, ports=ports)
+
+
 COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
     ("pending", pending),
     ("approve", approve),
     ("reject", reject),
     ("deploy", deploy),
     ("monitor", monitor),
+    ("up", up),
 )

@@ -23,8 +23,9 @@ POOL = "feedloop"
 
 TAG = "feedloop"
 
-ENVIRONMENT = {"PREFECT_LOGGING_EXTRA_LOGGERS": "feedloop"}
-"""What a run needs besides the worker's own environment: feedloop's log lines in the Prefect UI."""
+ENVIRONMENT = {"PREFECT_LOGGING_EXTRA_LOGGERS": "feedloop", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+"""What a run needs besides the worker's own environment: feedloop's log lines in the Prefect UI, and a sign of life
+so often (s) that a killed worker is noticed."""
 
 
 class Deployment(Value):
@@ -109,14 +110,14 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
 )
 
 
-def register(deployment: Deployment, *, config: Path, pool: str, schedules: ScheduleKnobs | None = None) -> UUID:
+def register(deployment: Deployment, *, config: Path, pool: str, schedules: ScheduleKnobs) -> UUID:
     """Create or update a deployment at the configured Prefect API; returns its id.
 
     Args:
         deployment: the row.
         config: settings file, as the worker's machine sees it.
         pool: an existing work pool.
-        schedules: when it starts by itself; without them, never.
+        schedules: when it starts by itself.  Not optional: registering without a schedule takes away the one there is.
 
     Raises:
         SettingsError: Prefect cannot read the cron.
@@ -145,11 +146,11 @@ def register(deployment: Deployment, *, config: Path, pool: str, schedules: Sche
     return found
 
 
-def _schedules(deployment: Deployment, knobs: ScheduleKnobs | None) -> "list[DeploymentScheduleCreate]":
+def _schedules(deployment: Deployment, knobs: ScheduleKnobs) -> "list[DeploymentScheduleCreate]":
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
-    if deployment.cron is None or knobs is None:
+    if deployment.cron is None:
         return []
     cron = getattr(knobs, deployment.cron)
     try:

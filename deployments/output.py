@@ -25,6 +25,7 @@ class Output:
 
     def __init__(self, *, as_json: bool, verbose: bool) -> None:
         self.as_json = as_json
+        self._finished = False
         self._stdout = os.dup(1) if as_json else None
         if as_json:
             sys.stdout.flush()
@@ -54,9 +55,13 @@ class Output:
         self.console.print(Markdown(text))
 
     def finish(self, **values: BaseModel | list[Any] | dict[str, Any] | str | int | None) -> None:
-        """The command's result: printed as one JSON object with ``--json``, otherwise left to the words."""
-        if self._stdout is None:
+        """The command's result: printed as one JSON object with ``--json``, otherwise left to the words.
+
+        Only the first one is printed: what goes wrong after a result was given is told on standard error.
+        """
+        if self._stdout is None or self._finished:
             return
+        self._finished = True
         text = json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False, indent=2)
         with os.fdopen(os.dup(self._stdout), "w", encoding="utf-8") as stream:
             stream.write(text + "\n")

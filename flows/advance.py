@@ -7,6 +7,7 @@ from prefect import flow
 from flows.outcome import nothing_rolls_out
 from ranking.results import Evidence
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.rollout_service import current_rollout, finish_rollout, make_step
 from tasks.rollouts import Tick
@@ -14,7 +15,7 @@ from tasks.stage_evidence import gather_evidence
 from tasks.winners import ask_for_promotion
 
 
-@flow(name="advance", flow_run_name="advance")
+@flow(name="advance", flow_run_name="advance", timeout_seconds=2 * 3600, **LEAVES_WORD)
 def advance(config: str | None = None, now: datetime | None = None) -> Tick | None:
     """Move the rollout on by at most one step, if its evidence allows it; roll it back on harm.
 

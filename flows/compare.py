@@ -6,6 +6,7 @@ from prefect import flow
 
 from ranking.results import Evidence
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
@@ -15,7 +16,7 @@ from tasks.serving import check_serving
 from tasks.version import code_version
 
 
-@flow(name="compare", flow_run_name="compare-{champion}-{challenger}")
+@flow(name="compare", flow_run_name="compare-{champion}-{challenger}", timeout_seconds=24 * 3600, **LEAVES_WORD)
 def compare(
     champion: str,
     challenger: str,

@@ -7,8 +7,9 @@ from prefect import flow
 from flows.outcome import nothing_serves
 from ranking.monitoring import Monitoring, last_day
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.alerts import tell
-from tasks.arbiter import weigh
+from tasks.arbiter import forget, weigh
 from tasks.clock import moment
 from tasks.drift_report import write_drift_report
 from tasks.frozen import champion_reference
@@ -16,7 +17,7 @@ from tasks.monitoring import check_data, check_drift, count_new_rows, read_windo
 from tasks.service import current_champion
 
 
-@flow(name="monitor", flow_run_name="monitor")
+@flow(name="monitor", flow_run_name="monitor", timeout_seconds=12 * 3600, **LEAVES_WORD)
 def monitor(config: str | None = None, data: str | None = None, now: datetime | None = None) -> Monitoring | None:
     """Check the last whole day of the log, and let the arbiter decide whether to retrain.
 
@@ -65,6 +66,7 @@ def monitor(config: str | None = None, data: str | None = None, now: datetime | 
         workspace=settings.workspace,
     )
     tell(weighed=weighed, quality=quality, model=champion.name)
+    forget(retention=settings.retention, **settings.store)
     return Monitoring(
         champion=champion,
         window=window,

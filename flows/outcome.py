@@ -8,7 +8,16 @@ from ranking.monitoring import Monitoring
 from ranking.results import Promotion, Retraining
 from tasks.rollouts import Tick
 
-NAMES = {"rolling_out": "Rolling out", "not_approved": "Rejected", "refused": "Refused"}
+REJECTED, REFUSED, NOTHING_SERVES, ROLLING_OUT, NOTHING_TO_DO = ENDINGS = (
+    "Rejected",
+    "Refused",
+    "Nothing serves",
+    "Rolling out",
+    "Nothing to do",
+)
+"""Names of completed states that are not *Completed*; whoever waits for the end of a run must know them."""
+
+NAMES = {"rolling_out": ROLLING_OUT, "not_approved": REJECTED, "refused": REFUSED}
 
 
 def outcome(promotion: Promotion) -> Promotion:
@@ -22,16 +31,16 @@ def outcome(promotion: Promotion) -> Promotion:
 
 def refused(reason: str) -> Retraining:
     """What a retraining returns that may not begin: its caller gets nothing, and the UI shows *Refused*."""
-    return cast(Retraining, Completed(name="Refused", message=reason))
+    return cast(Retraining, Completed(name=REFUSED, message=reason))
 
 
 def nothing_serves() -> Monitoring | None:
     """What a check returns when there is no champion to check."""
     return cast(
-        Monitoring | None, Completed(name="Nothing serves", message="There is no champion yet, so nothing was checked.")
+        Monitoring | None, Completed(name=NOTHING_SERVES, message="There is no champion yet, so nothing was checked.")
     )
 
 
 def nothing_rolls_out() -> Tick | None:
     """What a tick returns when no challenger is on its way."""
-    return cast(Tick | None, Completed(name="Nothing to do", message="No rollout is on its way."))
+    return cast(Tick | None, Completed(name=NOTHING_TO_DO, message="No rollout is on its way."))

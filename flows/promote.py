@@ -7,13 +7,14 @@ from prefect import flow
 from flows.outcome import outcome
 from ranking.results import Approval, Promotion
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.registry import find_model, read_evidence
 from tasks.resuming import RESUMABLE
 from tasks.service import settle_promotion
 
 
-@flow(name="promote", flow_run_name="promote-{challenger}", **RESUMABLE)
+@flow(name="promote", flow_run_name="promote-{challenger}", **RESUMABLE, **LEAVES_WORD)
 def promote(
     challenger: str,
     approval: Approval,

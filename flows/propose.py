@@ -10,12 +10,13 @@ from flows.promote import promote
 from ranking.results import Promotion
 from settings.loading import load
 from settings.rollout import StrategyName
+from tasks.aftermath import LEAVES_WORD
 from tasks.registry import find_model, plan_release, read_evidence
 from tasks.resuming import RESUMABLE
 from tasks.service import require_promotable
 
 
-@flow(name="propose", flow_run_name="propose-{challenger}", **RESUMABLE)
+@flow(name="propose", flow_run_name="propose-{challenger}", **RESUMABLE, **LEAVES_WORD)
 def propose(
     challenger: str,
     strategy: StrategyName | None = None,

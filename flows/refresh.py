@@ -6,13 +6,14 @@ from prefect import flow
 
 from ranking.serving_features import ServingTable
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.resuming import RESUMABLE
 from tasks.service import current_champion
 from tasks.serving_features import served_specifications, write_serving_features
 
 
-@flow(name="refresh", flow_run_name="refresh", **RESUMABLE)
+@flow(name="refresh", flow_run_name="refresh", **RESUMABLE, timeout_seconds=12 * 3600, **LEAVES_WORD)
 def refresh(
     config: str | None = None,
     data: str | None = None,

@@ -10,6 +10,7 @@ from flows.outcome import refused
 from flows.promote import promote
 from ranking.results import Evidence, Retraining
 from settings.loading import load
+from tasks.aftermath import leave_word
 from tasks.arbiter import land, take_off
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
@@ -30,9 +31,9 @@ Trigger = Literal["manual", "schedule", "drift", "performance", "combined", "vol
     name="retrain",
     flow_run_name="retrain-{trigger}",
     on_completion=[land],
-    on_failure=[land],
-    on_cancellation=[land],
-    on_crashed=[land],
+    on_failure=[land, leave_word],
+    on_cancellation=[land, leave_word],
+    on_crashed=[land, leave_word],
     **RESUMABLE,
 )
 def retrain(

@@ -6,11 +6,12 @@ from prefect import flow
 
 from ranking.results import Rollback
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.service import apply_rollback
 
 
-@flow(name="rollback", log_prints=False)
+@flow(name="rollback", log_prints=False, timeout_seconds=3600, **LEAVES_WORD)
 def rollback(
     reason: str, to: str | None = None, actor: str = "prefect", config: str | None = None, now: datetime | None = None
 ) -> Rollback:

@@ -5,12 +5,13 @@ from datetime import datetime
 from prefect import flow
 
 from settings.loading import load
+from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.rollout_service import steer_rollout
 from tasks.rollouts import Tick, Verb
 
 
-@flow(name="steer", flow_run_name="{action}-rollout")
+@flow(name="steer", flow_run_name="{action}-rollout", timeout_seconds=3600, **LEAVES_WORD)
 def steer(action: Verb, reason: str, actor: str, config: str | None = None, now: datetime | None = None) -> Tick:
     """Pause, resume or abort the rollout that is on its way.  Needs no approval; it is written to the ledger.
 

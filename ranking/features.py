@@ -57,6 +57,11 @@ class ColumnKnobs(Knobs):
         description="Column that says whether an impression was chosen at random (1 or true) and not by the ranker. "
         "With it, models are compared on random impressions only.",
     )
+    delivered: str | None = Field(
+        default=None,
+        description="Column with the time at which a row arrived, if logged. Models do not read it; monitoring watches "
+        "for late rows with it.",
+    )
     user_features: FeatureGroup = Field(default=FeatureGroup(), description="Logged columns that describe the user.")
     item_features: FeatureGroup = Field(default=FeatureGroup(), description="Logged columns that describe the item.")
     context_features: FeatureGroup = Field(
@@ -73,6 +78,7 @@ class Schema(Value):
     label: str
     request: str | None
     exploration: str | None = None
+    delivered: str | None = None
     features: tuple[Feature, ...]
 
     @property
@@ -97,6 +103,11 @@ class Schema(Value):
     def columns(self) -> tuple[str, ...]:
         """Every column the log must have: roles, then features."""
         return (*self.roles.values(), *(feature.name for feature in self.features))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Every column that a snapshot keeps: those, and the time of delivery, which no model needs."""
+        return self.columns if self.delivered is None else (*self.columns, self.delivered)
 
 
 class HistoryKnobs(Knobs):
@@ -199,7 +210,7 @@ def resolve(columns: ColumnKnobs, available: Sequence[str]) -> Schema:
         SettingsError: two roles name the same column, or a column is named twice.
     """
     roles = {"user": columns.user, "item": columns.item, "time": columns.time, "label": columns.label}
-    optional = {"request": columns.request, "exploration": columns.exploration}
+    optional = {"request": columns.request, "exploration": columns.exploration, "delivered": columns.delivered}
     roles |= {role: column for role, column in optional.items() if column is not None}
     _require(list(roles.items()), available)
     if len(set(roles.values())) < len(roles):
@@ -221,6 +232,7 @@ def resolve(columns: ColumnKnobs, available: Sequence[str]) -> Schema:
         label=columns.label,
         request=columns.request,
         exploration=columns.exploration,
+        delivered=columns.delivered,
         features=_features(wanted, available, taken=set(roles.values())),
     )
 

@@ -22,13 +22,13 @@ def check_types(log: "ir.Table", schema: Schema) -> None:
     """Refuse columns whose type cannot play their role.
 
     Args:
-        log: the log as it was found; it has every column of ``schema``.
+        log: the log as it was found; it has every column that ``schema`` keeps.
         schema: the roles.
 
     Raises:
         InvalidInteractions: names each column, its type, what is allowed, how many rows, three examples.
     """
-    wrong = [column for column in schema.columns if not _fits(log[column].type(), _allowed(schema, column))]
+    wrong = [column for column in schema.kept if not _fits(log[column].type(), _allowed(schema, column))]
     if not wrong:
         return
     rows = log.count().execute()
@@ -43,9 +43,9 @@ def check_types(log: "ir.Table", schema: Schema) -> None:
 
 
 def canonical(log: "ir.Table", schema: Schema) -> "ir.Table":
-    """The schema's columns in the types that everything later relies on.
+    """The columns that the schema keeps, in the types that everything later relies on.
 
-    time: timestamp in UTC, microseconds; ids: int64 or text; categories: text; numbers: float64, where
+    times: timestamp in UTC, microseconds; ids: int64 or text; categories: text; numbers: float64, where
     infinite and NaN become null.  Floating labels stay floating, so that 0.5 is still seen as wrong.
     """
     import ibis
@@ -58,6 +58,8 @@ def canonical(log: "ir.Table", schema: Schema) -> "ir.Table":
     columns[schema.label] = label.cast("float64" if label.type().is_floating() else "int64")
     if schema.exploration:
         columns[schema.exploration] = log[schema.exploration].cast("boolean")
+    if schema.delivered:
+        columns[schema.delivered] = log[schema.delivered].cast("timestamp('UTC', 6)")
     for feature in schema.features:
         column = log[feature.name]
         if feature.kind is Kind.CATEGORICAL:
@@ -66,7 +68,7 @@ def canonical(log: "ir.Table", schema: Schema) -> "ir.Table":
         number = column.cast("float64")
         finite = ~(number.isnan() | number.isinf())
         columns[feature.name] = ibis.cases((finite, number), else_=ibis.null("float64"))
-    return log.select(**{name: columns[name] for name in schema.columns})
+    return log.select(**{name: columns[name] for name in schema.kept})
 
 
 def check_not_future(rows: "ir.Table", schema: Schema, *, now: datetime) -> None:
@@ -139,7 +141,7 @@ def _fits(kind: Any, allowed: _Allowed) -> bool:
 
 
 def _allowed(schema: Schema, column: str) -> _Allowed:
-    if column == schema.time:
+    if column in {schema.time, schema.delivered}:
         return _TIME
     if column == schema.label:
         return _LABEL
@@ -152,7 +154,7 @@ def _allowed(schema: Schema, column: str) -> _Allowed:
 
 
 def _role(schema: Schema, column: str) -> str:
-    roles = {name: role for role, name in schema.roles.items()}
+    roles = {name: role for role, name in schema.roles.items()} | {schema.delivered: "delivered"}
     return f"data.columns.{roles[column]}" if column in roles else "a feature"
 
 

@@ -22,6 +22,11 @@ class RetentionKnobs(Knobs):
     challengers: NonNegativeInt = Field(
         default=20, description="The newest so many versions keep their bytes, whether they ever served or not."
     )
+    decisions: PositiveInt = Field(
+        default=2_000,
+        description="The arbiter's last so many decisions are kept; a check a day makes 365 a year, and one an hour "
+        "8,760.",
+    )
 
 
 class Fate(StrEnum):

@@ -3,7 +3,7 @@
 from typing import Literal, TypedDict
 from zoneinfo import available_timezones
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, field_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from ranking.approval import ApprovalRules
 from ranking.features import ColumnKnobs
@@ -29,6 +29,11 @@ class DataKnobs(Knobs):
     window_days: PositiveFloat = Field(default=60.0, description="Read the last so many days before the cut-off.")
     label_delay_hours: NonNegativeFloat = Field(
         default=0.0, description="Time after an impression at which its label is known for certain."
+    )
+    late_after_hours: NonNegativeFloat = Field(
+        default=6.0,
+        description="A row that arrives so long after its time is late; needs data.columns.delivered. It holds for "
+        "champions from their first check on.",
     )
     warehouse: str = Field(
         default="duckdb://?memory_limit=4GB",
@@ -101,11 +106,30 @@ class ScheduleKnobs(Knobs):
     repeat_minutes: PositiveFloat = Field(
         default=60.0, le=24 * 60, description="Events of one kind within this time start one run."
     )
+    lost_minutes: float = Field(
+        default=10.0,
+        ge=0.6,
+        le=24 * 60,
+        description="A run that gives no sign of life for this long counts as crashed: its worker is gone. "
+        "Longer than Prefect itself is ever away, or a run that is well is started a second time.",
+    )
+    restart_minutes: float = Field(
+        default=1.0,
+        ge=0.2,
+        le=24 * 60,
+        description="A crashed run is started again after this time, unless somebody was faster.",
+    )
+    max_starts: PositiveInt = Field(
+        default=4,
+        le=20,
+        description="A crashed run is started again until it has begun this often. Going on after an answer counts.",
+    )
     notification_block: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9-]+/[a-z0-9-]+$",
         description="Prefect notification block, such as slack-webhook/ranking-team, that is told of a waiting "
-        "approval, a data incident and missing checks. Without one they only show in Prefect's event feed.",
+        "approval, a failed run, a data incident and missing checks. Without one they only show in Prefect's event "
+        "feed.",
     )
 
     @field_validator("timezone")

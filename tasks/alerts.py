@@ -22,7 +22,7 @@ RETRAINING = {
 """Trigger to the event that starts its retraining."""
 
 
-@task(name="tell", **UNCACHED)
+@task(name="tell", timeout_seconds=300, **UNCACHED)
 def tell(*, weighed: Weighed, quality: Quality, model: str) -> tuple[str, ...]:
     """Emit what holds; returns the names of the events.
 

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL
 
 from ranking.monitoring import Weighed
+from ranking.retention import RetentionKnobs
 from ranking.triggers import Memory, Outcome, Signals, TriggerKnobs, arbitrate, settle
 from settings.effects import RegistryKnobs
 from settings.loading import load
@@ -35,6 +36,16 @@ def weigh(*, signals: Signals, knobs: TriggerKnobs, now: datetime, registry: Reg
     weighed = _weighed(store, signals, knobs, now)
     logger.info("%s", weighed.decision.reason)
     return weighed
+
+
+@task(name="forget old decisions", timeout_seconds=600, **RETRY_STORAGE.options, **UNCACHED)
+def forget(*, retention: RetentionKnobs, registry: RegistryKnobs, workspace: str) -> int:
+    """Delete the decisions that nobody needs any more; returns how many.
+
+    Raises:
+        StorageError: the workspace cannot be changed.
+    """
+    return MonitorStore(workspace, registry.model_name).forget(retention.decisions)
 
 
 def _weighed(store: MonitorStore, signals: Signals, knobs: TriggerKnobs, now: datetime) -> Weighed:

@@ -5,7 +5,7 @@ does not raise; an outage does not stop the checks after it.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,29 @@ def way_back(patient: Patient) -> str:
 def _whole(patient: Patient, ref: ModelRef) -> str:
     verify_bundle(patient.registry, as_released(ref, patient.ledger.entries()))
     return f"Version {ref.version} is whole and answers as in training."
+
+
+def where_runs_are(settings: Settings, pools: Mapping[str, str]) -> Checked:
+    """Whether runs in these work pools, name to type, find the registry and each other's files.
+
+    A run of a process pool has its worker's disk.  One of any other type begins on an empty disk, and goes on after an
+    approval on another.
+    """
+    away = ", ".join(f"{name} ({kind})" for name, kind in pools.items() if kind != "process")
+    if not pools:
+        return Checked(name="where runs are", fine=True, sentence="Nothing is deployed yet: `feedloop deploy` does it.")
+    if not away:
+        return Checked(name="where runs are", fine=True, sentence=f"Processes of the workers of {', '.join(pools)}.")
+    uri = settings.registry.tracking_uri
+    if uri is None or uri.startswith("sqlite"):
+        sentence = (
+            f"The runs of {away} begin on an empty disk, and the registry is an SQLite file: each would see another. "
+            "Set registry.tracking_uri to an MLflow server."
+        )
+        return Checked(name="where runs are", fine=False, sentence=sentence)
+    shared = "" if "://" in settings.workspace else f" {settings.workspace} has to be a volume that all of them mount."
+    sentence = f"In {away}, on disks of their own.{shared} Results of tasks have to be shared too (docs/production.md)."
+    return Checked(name="where runs are", fine=True, sentence=sentence)
 
 
 ALONE: tuple[tuple[str, Callable[[Settings], Checked | str]], ...] = (("workspace", room), ("log", log))

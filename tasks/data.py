@@ -195,7 +195,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _check_names(schema: Schema) -> None:
-    taken = [name for name in schema.columns if name in (ROW_ID, OBSERVED)]
+    taken = [name for name in schema.kept if name in (ROW_ID, OBSERVED)]
     if taken:
         raise SettingsError(
             f"The column {taken[0]!r} is named under [data.columns], but feedloop keeps that name for itself. "
@@ -215,7 +215,7 @@ def _require(spec: FeatureSpec, available: tuple[str, ...]) -> None:
 
 def _merged(schema: Schema, also: tuple[Feature, ...], available: tuple[str, ...]) -> tuple[Feature, ...]:
     """This run's features, and what the other model reads besides."""
-    taken = set(schema.columns)
+    taken = set(schema.kept)
     return (*schema.features, *(f for f in also if f.name not in taken and f.name in available))
 
 

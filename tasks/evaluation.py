@@ -230,7 +230,7 @@ def _together(here: pa.ChunkedArray, there: pa.ChunkedArray) -> tuple[np.ndarray
     return both[: len(here)], both[len(here) :]
 
 
-@task(name="judge", **RESUMED)
+@task(name="judge", timeout_seconds=300, **RESUMED)
 def judge(comparison: Comparison, gate: GateKnobs) -> Verdict:
     """Turn the comparison into a verdict; pure, and a task so that the run shows it."""
     verdict = decide(comparison, gate)

@@ -71,7 +71,7 @@ def champion_reference(
     with temporary_folder() as folder:
         bundle = Bundle.load(download_bundle(champion, registry, workspace, folder / "bundle"), champion.digest)
     snapshot = _snapshot(evidence, data, bundle, maturity_hours, now, workspace)
-    made = _frozen(champion, evidence, snapshot, bundle, knobs, data.warehouse, workspace)
+    made = _frozen(champion, evidence, snapshot, bundle, knobs, data, workspace)
     with temporary_folder() as folder:
         write_bytes(str(folder / "reference.json"), made.model_dump_json().encode())
         models.attach(champion, {PLACE: folder / "reference.json"})
@@ -123,7 +123,7 @@ def _frozen(
     snapshot: Snapshot,
     bundle: "Bundle",
     knobs: ReferenceKnobs,
-    warehouse: str,
+    data: DataKnobs,
     workspace: str,
 ) -> Frozen:
     spec, comparison = bundle.facts.spec, evidence.comparison
@@ -143,8 +143,10 @@ def _frozen(
         champion=champion.version,
         window=learnt,
         knobs=knobs,
+        arrival=snapshot.log.delivered,
+        late_after_hours=data.late_after_hours,
     )
-    table = build_features.fn(snapshot=snapshot, spec=spec, workspace=workspace, warehouse=warehouse)
+    table = build_features.fn(snapshot=snapshot, spec=spec, workspace=workspace, warehouse=data.warehouse)
     scores = build_reference(
         scored(bundle, load_rows(table, comparison.holdout)),
         {SCORE: ColumnKind.SCORE},

@@ -48,7 +48,8 @@ def read_window(*, frozen: Frozen, data: DataKnobs, window: Window, now: datetim
         UnreadableData: the log cannot be read.
     """
     layout = frozen.features.layout
-    wanted = dict.fromkeys((layout.user, layout.time, *layout.key, *(column.name for column in layout.columns)))
+    roles = (layout.user, layout.time, *layout.key, *((layout.arrival,) if layout.arrival else ()))
+    wanted = dict.fromkeys((*roles, *(column.name for column in layout.columns)))
     with open_warehouse(data.warehouse) as engine, engine.guard(data.uri):
         log = engine.read(data.uri)
         if layout.time not in log.columns:
@@ -73,7 +74,7 @@ def _within(log: "ir.Table", time: str, window: Window) -> "ir.Table":
     return timed.filter((timed[time] >= ibis.literal(window.start)) & (timed[time] < ibis.literal(window.end)))
 
 
-@task(name="check data", **UNCACHED)
+@task(name="check data", timeout_seconds=1800, **UNCACHED)
 def check_data(*, frozen: Frozen, counts: Counts, knobs: QualityKnobs) -> Quality:
     """Ask every rule of data quality; an incident vetoes retraining, and nothing else is measured on such rows."""
     quality = check_quality(frozen.features, counts, knobs)
@@ -162,7 +163,7 @@ def _matured(rows: pa.Table, log: Schema, days: list[Window]) -> list[MaturedDay
     ]
 
 
-@task(name="check drift", **UNCACHED)
+@task(name="check drift", timeout_seconds=1800, **UNCACHED)
 def check_drift(*, frozen: Frozen, counts: Counts, scores: Scores, knobs: DriftKnobs) -> Drift:
     """PSI of every logged feature, of the label and of the score, against the frozen reference."""
     drift = measure_drift(frozen.whole, scores.beside(counts), knobs)

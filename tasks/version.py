@@ -30,7 +30,7 @@ def code_version() -> str | None:
     return ", ".join(parts) or None
 
 
-@task(name="code version", **RESUMED)
+@task(name="code version", timeout_seconds=60, **RESUMED)
 def code_of_this_run() -> str | None:
     """The :func:`code_version` with which this run began, also when the code is edited while it waits."""
     return code_version()

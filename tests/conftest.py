@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.postgres import Postgres, postgres_server
 
 if TYPE_CHECKING:
+    from tests.databases import Databases
     from tests.servers import PrefectServer, Program
 
 # Before anything imports Prefect or MLflow: no calls home, quick flows, errors told by the tests themselves.
@@ -20,6 +22,14 @@ os.environ.update(
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on-postgres",
+        action="store_true",
+        help="Tests against a team's server run with Prefect and MLflow on a real PostgreSQL instead of SQLite files.",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +56,23 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def team_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[PrefectServer]":
+def databases(request: pytest.FixtureRequest) -> "Iterator[Databases | None]":
+    """Where a team's servers keep their state: files, or PostgreSQL with ``--on-postgres``."""
+    if not request.config.getoption("--on-postgres"):
+        yield None
+        return
+    from tests.databases import Databases
+
+    with ExitStack() as stack:
+        yield Databases(request.getfixturevalue("postgres"), stack)
+
+
+@pytest.fixture(scope="session")
+def team_server(tmp_path_factory: pytest.TempPathFactory, databases: "Databases | None") -> "Iterator[PrefectServer]":
     """A Prefect server as a team runs one: a process of its own, with its database and its UI."""
     from tests.servers import running_server
 
-    with running_server(tmp_path_factory.mktemp("prefect")) as server:
+    with running_server(tmp_path_factory.mktemp("prefect"), databases=databases) as server:
         yield server
 
 

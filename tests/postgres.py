@@ -46,10 +46,10 @@ class Postgres:
         """The address of a database: ``postgresql://…``, with the password."""
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
-    def fresh_database(self) -> str:
-        """Create an empty database of its own; returns its address."""
+    def fresh_database(self, like: str = "template1") -> str:
+        """Create a database of its own, empty or a copy of another one; returns its address."""
         name = f"test_{uuid.uuid4().hex}"
-        self.execute(self.url(), f"CREATE DATABASE {name}")
+        self.execute(self.url(), f"CREATE DATABASE {name} TEMPLATE {like}")
         return self.url(name)
 
     def execute(self, url: str, *statements: str) -> None:
@@ -62,7 +62,7 @@ class Postgres:
         """Start the server and wait until it answers."""
         # No Unix socket: its path has a length limit, and TCP on loopback is what is tested.
         options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        options |= {"max_connections": "60", "shared_buffers": "32MB"}
+        options |= {"max_connections": "200", "shared_buffers": "32MB"}
         command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:

@@ -25,6 +25,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
+    from tests.databases import Databases
+
 ROOT = Path(__file__).parents[1]
 POOL = "feedloop"
 Found = TypeVar("Found")
@@ -65,6 +67,10 @@ class Program:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def runs(self, flow_run: uuid.UUID) -> bool:
+        """Whether a process of this program executes the flow run."""
+        return bool({*_with_environment(self._mark)} & {*_with_environment(f"PREFECT__FLOW_RUN_ID={flow_run}")})
+
     def stop(self) -> None:
         """End the program politely, and then whatever it started and left behind."""
         if self._process is None:
@@ -99,19 +105,24 @@ def _with_environment(entry: str) -> list[int]:
 
 
 class PrefectServer(Program):
-    """``prefect server start`` with its database in ``folder``; it can be killed and started again."""
+    """``prefect server start``; it can be killed and started again.
 
-    def __init__(self, folder: Path, auth: str | None = None) -> None:
+    Its database is a file in ``folder``, or on the PostgreSQL that holds everything of a team.
+    """
+
+    def __init__(self, folder: Path, auth: str | None = None, databases: "Databases | None" = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.api = f"{self.url}/api"
         self.auth = auth
+        self.databases = databases
+        database = f"sqlite+aiosqlite:///{folder / 'prefect.db'}" if databases is None else databases.prefect()
         environment = {
             "PREFECT_HOME": str(folder / "server"),
             "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+            "PREFECT_API_DATABASE_CONNECTION_URL": database,
             "PREFECT_API_URL": self.api,
             "PREFECT_UI_ENABLED": "true",
             "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
@@ -158,9 +169,11 @@ class PrefectServer(Program):
 
 
 @contextmanager
-def running_server(folder: Path, auth: str | None = None) -> Iterator[PrefectServer]:
-    """A Prefect server with everything it writes in ``folder``."""
-    server = PrefectServer(folder, auth)
+def running_server(
+    folder: Path, auth: str | None = None, databases: "Databases | None" = None
+) -> Iterator[PrefectServer]:
+    """A Prefect server with everything it writes in ``folder``, or on PostgreSQL."""
+    server = PrefectServer(folder, auth, databases)
     try:
         server.start()
         yield server

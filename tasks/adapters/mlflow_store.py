@@ -99,7 +99,7 @@ def open_store(tracking_uri: str | None, workspace: Path) -> Store:
         StorageError: the folder or file cannot be written.
     """
     workspace = workspace.absolute()
-    uri = tracking_uri or f"{SQLITE}{workspace / DATABASE_NAME}"
+    uri = tracking_uri or embedded_uri(workspace)
     prepare_environment()
     remote = urlsplit(uri).scheme in ("http", "https", "databricks")
     if remote:
@@ -114,6 +114,11 @@ def open_store(tracking_uri: str | None, workspace: Path) -> Store:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return Store(uri=uri, client=client, artifact_root=root)
+
+
+def embedded_uri(workspace: Path) -> str:
+    """Tracking URI of the store in a workspace, which is used when none is configured."""
+    return f"{SQLITE}{workspace.absolute() / DATABASE_NAME}"
 
 
 def prepare_environment() -> None:

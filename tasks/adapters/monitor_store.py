@@ -9,7 +9,7 @@
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import fsspec
 from pydantic import AwareDatetime
@@ -18,6 +18,9 @@ from ranking.errors import StorageError
 from ranking.triggers import Arbitration, Memory
 from ranking.values import Value
 from tasks.adapters.storage import read_bytes, write_bytes
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 
 class TakeOff(Value):
@@ -76,9 +79,43 @@ class MonitorStore:
 
     def decisions(self, last: int) -> tuple[Arbitration, ...]:
         """The last decisions and non-decisions, oldest first."""
-        filesystem, path = fsspec.core.url_to_fs(f"{self._folder}/decisions")
-        files = sorted(filesystem.glob(f"{path}/*.json"), key=lambda name: str(name).rsplit("-", 1)[-1])
+        filesystem, files = self._decisions()
         return tuple(Arbitration.model_validate_json(filesystem.cat_file(file)) for file in files[-last:])
+
+    def forget(self, keep: int) -> int:
+        """Delete all but the last decisions, and the notes of retrainings before those; returns how many decisions.
+
+        A retraining that is on its way keeps its notes, however old they are.
+
+        Raises:
+            StorageError: the workspace cannot be changed.
+        """
+        try:
+            filesystem, files = self._decisions()
+            surplus = files[:-keep]
+            if not surplus:
+                return 0
+            oldest = Arbitration.model_validate_json(filesystem.cat_file(files[-keep])).at
+            flight = self.memory().flight
+            mine = None if flight is None else self.taken_up(flight.key)
+            spared = set() if flight is None or mine is None else {f"{flight.key}.json", f"{mine.run}.json"}
+            for kind, folder in ((TakeOff, "flights"), (Landing, "landings")):
+                surplus += [file for file in self._older(kind, folder, oldest) if file.rsplit("/", 1)[1] not in spared]
+            for file in surplus:
+                filesystem.rm_file(file)
+        except OSError as error:
+            raise StorageError(f"{self._folder} cannot be tidied: {error}. Check the rights of `workspace`.") from error
+        return len(files) - keep
+
+    def _decisions(self) -> "tuple[AbstractFileSystem, list[str]]":
+        """The file system, and the decisions' files in it, oldest first."""
+        filesystem, path = fsspec.core.url_to_fs(f"{self._folder}/decisions")
+        return filesystem, sorted(filesystem.glob(f"{path}/*.json"), key=lambda name: str(name).rsplit("-", 1)[-1])
+
+    def _older(self, kind: type[TakeOff] | type[Landing], folder: str, than: datetime) -> list[str]:
+        filesystem, path = fsspec.core.url_to_fs(f"{self._folder}/{folder}")
+        files = [str(file) for file in filesystem.glob(f"{path}/*.json")]
+        return [file for file in files if kind.model_validate_json(filesystem.cat_file(file)).at < than]
 
     def taken_up(self, key: str) -> TakeOff | None:
         """The run that took up a retraining; None while none has."""

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
@@ -29,6 +30,8 @@ class Team:
     folder: Path
     server: PrefectServer
     settings: str = ""
+    registry: str | None = None
+    """Tracking URI of an MLflow server; without one, what the tests run on: a file, or a server on PostgreSQL."""
 
     @cached_property
     def config(self) -> Path:
@@ -38,13 +41,22 @@ class Team:
     def shop(self) -> Shop:
         workspace = self.folder / "workspace"
         workspace.mkdir(parents=True)
+        if self.tracking_uri is not None:
+            return open_shop(workspace, self.tracking_uri)
         return open_shop(with_database(workspace))
+
+    @cached_property
+    def tracking_uri(self) -> str | None:
+        if self.registry is None and self.server.databases is not None:
+            return self.server.databases.mlflow(self.folder)
+        return self.registry
 
     def write(self, name: str, settings: str) -> Path:
         """Another settings file for the same registry."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'workspace = "workspace"\n{settings}')
+        registry = "" if self.tracking_uri is None else f'\n[registry]\ntracking_uri = "{self.tracking_uri}"\n'
+        file.write_text(f'workspace = "workspace"\n{settings}{registry}')
         return file
 
     def challenger(self, seed: int, champion: ModelRef | None = None) -> ModelRef:
@@ -137,6 +149,13 @@ class Team:
             check=False,
         )
         return Told(done.returncode, done.stdout, " ".join(done.stderr.split()))
+
+
+def runs_of(team: Team, deployment: str) -> list[FlowRun]:
+    """Every run of a deployment, those that a schedule has planned too."""
+    with team.server.client() as client:
+        found = client.read_deployment_by_name(deployment)
+        return client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])))
 
 
 @dataclass(frozen=True)

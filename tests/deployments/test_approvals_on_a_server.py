@@ -4,28 +4,30 @@ import json
 import os
 import re
 import subprocess
-import time
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from queue import Queue
+from threading import Thread
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-from prefect.states import Scheduled
+from prefect.states import Failed, Scheduled
 
+from deployments.automations import register_all
 from deployments.definitions import DEPLOYMENTS, Deployment, ensure_pool, register
 from flows.promote import promote
 from flows.propose import propose
 from ranking.results import Approval, ModelRef, Operation
+from settings.effects import ScheduleKnobs
+from tests.deployments.prefect_ui import approve
 from tests.deployments.team import Shell, Team
 from tests.servers import POOL, PrefectServer, Program, browser, running_server, wait_until
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome
-    from selenium.webdriver.remote.webelement import WebElement
 
 ROOT = Path(__file__).parents[2]
 RULES = '[approval]\napprovers = ["ann", "bob"]\nrequester_may_approve = false\n'
@@ -43,7 +45,7 @@ def deployed(team_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
     with temporary_settings({PREFECT_API_URL: team_server.api}), team_server.client() as client:
         assert ensure_pool(client, POOL) is False
         for deployment in DEPLOYMENTS:
-            register(deployment, config=team.config, pool=POOL)
+            register(deployment, config=team.config, pool=POOL, schedules=ScheduleKnobs())
     return team_server
 
 
@@ -131,6 +133,65 @@ def test_the_event_that_calls_somebody_carries_the_question(team: Team, waiting:
     assert found[0]["resource"]["prefect.resource.id"] == f"feedloop.model.feed_ranker.{question['challenger']}"
 
 
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, Queue[dict[str, str]]]]:
+    """Where notifications go: an HTTP server on loopback, and what it was sent."""
+    told: Queue[dict[str, str]] = Queue()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response_only(200)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", told
+        server.shutdown()
+
+
+def test_a_waiting_question_and_a_failed_run_are_told_through_the_notification_block_in_words(
+    team: Team, waiting: dict[str, UUID], receiver: tuple[str, Queue[dict[str, str]]]
+) -> None:
+    url, told = receiver
+    question = team.until_asked(waiting["self"])
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "feedloop.approval.requested",
+        "resource": {"prefect.resource.id": "feedloop.model.feed_ranker.told"},
+        "payload": question,
+    }
+    with temporary_settings({PREFECT_API_URL: team.server.api}), team.server.client() as client:
+        block = CustomWebhookNotificationBlock(
+            name="team", url=url, json_data={"title": "{{subject}}", "text": "{{body}}"}
+        )
+        block.save("ranking-team", overwrite=True)
+        ids = {row.name: client.read_deployment_by_name(row.full_name).id for row in DEPLOYMENTS}
+        try:
+            with_block = ScheduleKnobs(notification_block="custom-webhook/ranking-team")
+            register_all(client, "feed_ranker", with_block, ids)
+            client.request("POST", "/events", json=[event]).raise_for_status()
+            asked = told.get(timeout=60)
+            run = client.create_flow_run_from_deployment(
+                ids["rollback"], name="back-to-2", parameters={"reason": "slow"}
+            ).id
+            client.set_flow_run_state(run, Failed(message="RegistryUnavailable: no answer from MLflow."), force=True)
+            failed = told.get(timeout=60)
+            client.delete_flow_run(run)
+        finally:
+            register_all(client, "feed_ranker", ScheduleKnobs(), ids)
+    assert asked["title"] == "feedloop"
+    assert asked["text"] == (
+        f"Version {question['challenger']} of feed_ranker waits for an approval until {question['expires_at']}: "
+        f"{question['reason']}"
+    )
+    assert failed["text"].startswith(
+        "Run back-to-2 of rollback is Failed: RegistryUnavailable: no answer from MLflow. Who serves changes by a "
+    )
+    assert failed["text"].endswith(f"{team.server.url}/runs/flow-run/{run}"), failed["text"]
+
+
 def test_a_bare_resume_is_turned_down_and_it_still_waits(team: Team, waiting: dict[str, UUID]) -> None:
     for answered in (team.resume(waiting["self"]), team.resume(waiting["self"], decision="approve", approver=" ")):
         assert answered["status"] == "REJECT"
@@ -190,49 +251,7 @@ def approved_in_the_browser(
 ) -> list[str]:
     """The first challenger, approved in the Prefect UI; what the form showed on the way."""
     with browser(tmp_path_factory.mktemp("chromium")) as chrome:
-        return _approve(chrome, f"{team.server.url}/runs/flow-run/{waiting['in the browser']}")
-
-
-def _approve(chrome: "Chrome", page: str) -> list[str]:
-    from selenium.common.exceptions import (
-        ElementClickInterceptedException,
-        StaleElementReferenceException,
-        TimeoutException,
-    )
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select, WebDriverWait
-
-    def button(text: str) -> "WebElement":
-        found = wait_until(
-            lambda: [one for one in chrome.find_elements(By.TAG_NAME, "button") if one.text.strip() == text],
-            told=lambda: chrome.find_element(By.TAG_NAME, "body").text,
-        )
-        return found[0]
-
-    chrome.get(page)
-    button("Resume").click()
-    submit = button("Submit")
-    modal = chrome.find_element(By.CSS_SELECTOR, ".p-modal")
-    name, reason, digest = wait_until(lambda: modal.find_elements(By.TAG_NAME, "textarea"))
-    decision = Select(modal.find_element(By.TAG_NAME, "select"))
-    seen = [modal.text, digest.get_attribute("value") or "", decision.first_selected_option.text]
-    seen += [line.text for line in modal.find_elements(By.CSS_SELECTOR, "li")]
-    # Without a name nothing is sent.
-    submit.click()
-    seen.append(wait_until(lambda: "is a required property" in modal.text and modal.text))
-    decision.select_by_visible_text("approve")
-    name.send_keys("ann")
-    reason.send_keys("the numbers are clear")
-    # The complaint goes away and the form moves; a click on its way, or a busy database, is tried again.
-    wait_until(lambda: "is a required property" not in modal.text)
-    answered = time.monotonic()
-    while chrome.find_elements(By.CSS_SELECTOR, ".p-modal textarea"):
-        assert time.monotonic() < answered + 60, chrome.find_element(By.TAG_NAME, "body").text
-        with suppress(ElementClickInterceptedException, StaleElementReferenceException):
-            submit.click()
-        with suppress(TimeoutException):
-            WebDriverWait(chrome, 10).until_not(lambda shown: shown.find_elements(By.CSS_SELECTOR, ".p-modal textarea"))
-    return seen
+        return approve(chrome, f"{team.server.url}/runs/flow-run/{waiting['in the browser']}")
 
 
 def test_an_approval_in_a_browser_promotes_the_challenger_whose_numbers_stood_beside_the_form(
@@ -327,7 +346,12 @@ def test_a_run_killed_in_a_blocking_pause_and_tried_again_asks_again_and_promote
     challenger = team.challenger(1)
     with temporary_settings({PREFECT_API_URL: deployed.api}):
         flow = "tests.deployments.nightly:nightly"
-        register(Deployment(name="nightly", flow=flow, description="A team's."), config=team.config, pool=POOL)
+        register(
+            Deployment(name="nightly", flow=flow, description="A team's."),
+            config=team.config,
+            pool=POOL,
+            schedules=ScheduleKnobs(),
+        )
     parent = team.start("nightly/nightly", challenger=challenger.version)
     child = wait_until(lambda: _child(team, parent), seconds=120)
     team.until_asked(child)

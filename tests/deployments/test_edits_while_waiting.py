@@ -10,6 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.definitions import Deployment, ensure_pool, register
 from ranking.results import Operation
+from settings.effects import ScheduleKnobs
 from tests.deployments.team import Team
 from tests.deployments.test_cli import TOML, log
 from tests.servers import ROOT, PrefectServer, running_worker, wait_until
@@ -32,7 +33,7 @@ def test_what_is_promoted_is_what_was_approved_whatever_was_edited_while_it_wait
     row = Deployment(name="edited", flow="flows.retrain:retrain", description="Of a checkout that is edited.")
     with temporary_settings({PREFECT_API_URL: team_server.api}), team_server.client() as client:
         ensure_pool(client, POOL)
-        register(row, config=team.config, pool=POOL)
+        register(row, config=team.config, pool=POOL, schedules=ScheduleKnobs())
     with running_worker(team_server, tmp_path, POOL, code):
         run = team.start("retrain/edited", cutoff="2026-01-10T00:00:00Z", requested_by="rita")
         first = team.until_asked(run, seconds=300)

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -18,9 +18,9 @@ from deployments.automations import AUTOMATIONS, register_all
 from deployments.definitions import DEPLOYMENTS
 from settings.effects import ScheduleKnobs
 from tasks.adapters.monitor_store import MonitorStore
-from tests.deployments.team import Team
+from tests.deployments.team import Team, runs_of
 from tests.servers import ROOT, PrefectServer, Program, wait_until
-from tests.tasks.watched_feed import DAY, TOML, Feed, open_feed
+from tests.tasks.watched_feed import DAY, TOML, Feed, with_champion
 
 CHANGE = datetime(2026, 3, 3, tzinfo=UTC)
 CHECK = datetime(2026, 3, 4, 3, tzinfo=UTC)
@@ -41,7 +41,8 @@ def team(team_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def feed(team: Team) -> Feed:
-    made = open_feed(team.folder, toml=CHEAP)
+    assert team.config.exists()
+    made = with_champion(team.folder, team.shop)
     made.since = CHANGE
     return made
 
@@ -56,11 +57,9 @@ def deployed(team: Team, feed: Feed) -> dict[str, Any]:
     return again.json
 
 
-def runs_of(team: Team, deployment: str) -> list[FlowRun]:
-    with team.server.client() as client:
-        found = client.read_deployment_by_name(deployment)
-        runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])))
-    return [run for run in runs if not run.auto_scheduled]
+def started_runs(team: Team, deployment: str) -> list[FlowRun]:
+    """Runs that somebody or something started; not those that a schedule has planned."""
+    return [run for run in runs_of(team, deployment) if not run.auto_scheduled]
 
 
 def test_registering_twice_leaves_one_schedule_and_one_automation_of_each_kind(
@@ -99,9 +98,7 @@ def every_minute(
 
 def test_a_scheduled_check_runs_by_itself(every_minute: Team, team_worker: Program) -> None:
     def ran() -> FlowRun | None:
-        with every_minute.server.client() as client:
-            found = client.read_deployment_by_name("monitor/monitor")
-            runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])))
+        runs = runs_of(every_minute, "monitor/monitor")
         return next((run for run in runs if run.auto_scheduled and run.state and run.state.is_final()), None)
 
     run = wait_until(ran, seconds=240, told=team_worker.log.read_text)
@@ -118,7 +115,7 @@ def drifted(team: Team, feed: Feed, deployed: dict[str, Any], team_worker: Progr
     feed.live(CHECK + DAY)
     check = team.start("monitor/monitor", now=(CHECK + DAY).isoformat())
     team.until(check, "Completed", seconds=240)
-    started = wait_until(lambda: runs_of(team, "retrain/retrain"), seconds=120, told=team.server.log.read_text)
+    started = wait_until(lambda: started_runs(team, "retrain/retrain"), seconds=120, told=team.server.log.read_text)
     return started[0]
 
 
@@ -143,7 +140,7 @@ def test_a_check_that_finds_drift_starts_one_retraining_that_knows_why(
         after = feed.check(CHECK + DAY + timedelta(hours=2))
     assert "not promoted: cool-down of 48 h" in after.reason
     assert store.memory().flight is None
-    assert len(runs_of(team, "retrain/retrain")) == 1
+    assert len(started_runs(team, "retrain/retrain")) == 1
 
 
 def test_twenty_events_at_once_start_one_run_which_finds_its_retraining_taken(team: Team, drifted: FlowRun) -> None:
@@ -157,7 +154,7 @@ def test_twenty_events_at_once_start_one_run_which_finds_its_retraining_taken(te
         }
 
     def reasons() -> list[str]:
-        return [run.parameters["reason"] for run in runs_of(team, "retrain/retrain") if run.id != drifted.id]
+        return [run.parameters["reason"] for run in started_runs(team, "retrain/retrain") if run.id != drifted.id]
 
     # The last one is about something else: when its run is there, the server has seen the twenty.
     events = [*(event("twenty") for _ in range(20)), event("last")]
@@ -167,11 +164,48 @@ def test_twenty_events_at_once_start_one_run_which_finds_its_retraining_taken(te
     wait_until(lambda: "twenty" in reasons(), told=team.server.log.read_text)
     assert sorted(reasons()) == ["last", "twenty"]
     team.until(drifted.id, "Completed", seconds=300)
-    for run in runs_of(team, "retrain/retrain"):
+    for run in started_runs(team, "retrain/retrain"):
         if run.id != drifted.id:
             state = team.until(run.id, "Refused", seconds=240).state
             assert state is not None
             assert state.message == f"Run {drifted.id} has taken up {drifted.parameters['flight']} already."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trigger", "knob", "because"),
+    [
+        ("volume", "volume_rows = 3000", "Retrain, by volume: "),
+        ("schedule", "max_days_without_retrain = 1", "Retrain, by schedule: "),
+    ],
+)
+def test_enough_new_rows_or_too_long_a_wait_start_one_retraining_too(
+    deployed: dict[str, Any], team: Team, team_worker: Program, tmp_path: Path, trigger: str, knob: str, because: str
+) -> None:
+    grown = Team(tmp_path / "project", team.server, f"{TOML}{CHEAP}[triggers]\n{knob}\n")
+    assert grown.config.exists()
+    feed = with_champion(grown.folder, grown.shop)
+    feed.live(CHECK)
+    before = {run.id for run in runs_of(grown, "retrain/retrain")}
+    assert grown.shell("deploy", "--json").code == 0
+    try:
+        # The second check tells it again, since no run may have taken it up yet; it still starts one run.
+        for hours in (0, 1):
+            check = grown.start("monitor/monitor", now=(CHECK + timedelta(hours=hours)).isoformat())
+            grown.until(check, "Completed", seconds=240)
+
+        def started() -> list[FlowRun]:
+            return [run for run in started_runs(grown, "retrain/retrain") if run.id not in before]
+
+        (run,) = wait_until(started, seconds=120, told=team.server.log.read_text)
+        assert run.parameters["trigger"] == trigger
+        assert run.parameters["reason"].startswith(because), run.parameters["reason"]
+        team.until(run.id, "Completed", "Rejected", seconds=300)
+        assert [one.id for one in started()] == [run.id]
+        decided = MonitorStore(feed.settings.workspace, "feed_ranker").decisions(2)
+        assert [one.decision for one in decided] == ["retrain", "wait"]
+    finally:
+        assert team.shell("deploy", "--json").code == 0
 
 
 def test_the_absence_of_checks_is_noticed(team: Team, deployed: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -20,7 +22,7 @@ from tasks import arbiter
 from tasks.adapters.monitor_store import MonitorStore
 from tasks.drift_report import write_drift_report
 from tasks.frozen import PLACE, champion_reference
-from tests.tasks.watched_feed import DAY, Fault, Feed, doubled, nulled, open_feed
+from tests.tasks.watched_feed import DAY, FIRST, Fault, Feed, doubled, nulled, open_feed
 
 MONDAY = datetime(2026, 3, 3, 3, tzinfo=UTC)
 """A check at 3 a.m.: it looks at the whole day before."""
@@ -119,6 +121,24 @@ def test_drift_needs_two_windows_and_then_retrains_with_its_reason(feed: Feed) -
     assert "is on its way since" in again.reason
     assert (again.weighed.flight, again.weighed.reason) == (second.weighed.flight, second.reason)
     assert [decided.decision for decided in store_of(feed).decisions(9)] == ["wait", "wait", "retrain", "wait"]
+
+
+@pytest.mark.usefixtures("_listened")
+def test_rows_that_arrive_late_are_an_incident_once_the_log_says_when_they_arrived(feed: Feed) -> None:
+    def arriving(day: pd.DataFrame) -> pd.DataFrame:
+        late = (day["timestamp"] >= CHANGE) & (np.arange(len(day)) % 5 < 2)
+        minutes = np.where(late, 12 * 60, 5).astype("timedelta64[m]")
+        return day.assign(arrived=day["timestamp"] + minutes)
+
+    toml = feed.config.read_text()
+    feed.config.write_text(toml.replace("[data.columns]", '[data.columns]\ndelivered = "arrived"'))
+    feed.fault, feed.since = arriving, FIRST
+    calm, faulty = feed.check(MONDAY), feed.check(MONDAY + DAY)
+    assert calm.quality.health is Health.OK, calm.quality.sentence
+    assert calm.frozen.features.layout.arrival == "arrived"
+    assert faulty.quality.blocks
+    assert "% of the rows came more than 6 h late; 0.0% did in the reference." in faulty.quality.sentence
+    assert faulty.weighed.decision.decision == "wait"
 
 
 @pytest.mark.parametrize(

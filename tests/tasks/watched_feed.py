@@ -157,7 +157,11 @@ def open_feed(folder: Path, *, auc: float = 0.5, toml: str = "") -> Feed:
     workspace = folder / "workspace"
     workspace.mkdir(parents=True)
     (folder / "feedloop.toml").write_text(f'workspace = "workspace"\n{TOML}{toml}')
-    shop = open_shop(with_database(workspace))
+    return with_champion(folder, open_shop(with_database(workspace)), auc=auc)
+
+
+def with_champion(folder: Path, shop: Shop, *, auc: float = 0.5) -> Feed:
+    """The same in a project that has its settings and an empty registry."""
     ref = shop.register(1)
     evidence = evidence_about(ref, None)
     metric = evidence.comparison.auc.model_copy(
