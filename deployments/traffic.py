@@ -67,10 +67,14 @@ class Visitors:
         if candidates.empty:
             return 0
         shown = self.gateway.ask(candidates)
+        self.note(shown)
+        return int(shown["request_id"].nunique())
+
+    def note(self, shown: pd.DataFrame) -> None:
+        """Remember what was shown, until its outcomes are known."""
         outcomes = self.traffic.outcomes(shown)
         self.waiting.append(outcomes)
         self.seen.append(outcomes[["arm", "click", TRUTH]])
-        return int(shown["request_id"].nunique())
 
     def deliver(self, now: datetime) -> None:
         """Append the outcomes whose label is final."""
