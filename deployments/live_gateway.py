@@ -127,7 +127,7 @@ class LiveGateway:
 
             async def ask(page: pd.DataFrame) -> dict[str, Any] | None:
                 async with gate:
-                    return _told(await client.post("/rank", json=_request(page, self.length)))
+                    return _told(await client.post("/rank", json=page_request(page, self.length)))
 
             try:
                 found = await asyncio.gather(*(ask(page) for page in pages))
@@ -174,7 +174,8 @@ class LiveGateway:
             return 0
 
 
-def _request(page: pd.DataFrame, length: int) -> dict[str, Any]:
+def page_request(page: pd.DataFrame, length: int) -> dict[str, Any]:
+    """The body of ``POST /rank`` for the candidates of one page, ``length`` of which will be shown."""
     first = page.iloc[0]
     items = [
         {"item": item, "features": dict(zip(ITEM_FEATURES, cells, strict=True))}

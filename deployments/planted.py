@@ -1,15 +1,14 @@
 """Challengers whose quality is known, for simulations: they are registered, compared and proposed like any other."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-import numpy as np
 import pandas as pd
-import torch
 
 from ranking.bundle import Bundle
+from ranking.errors import UnknownModel
 from ranking.features import Feature, Kind, Owner
 from ranking.history import with_history
 from ranking.interactions import canonical
@@ -45,13 +44,14 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
 
     Args:
         kind: better learnt from the same days, each with many more visitors, all shown at random; equal is the
-            champion again; worse is the champion with its embeddings in disorder; crashing reads a column that the
+            champion again; worse is the champion without its numbers; crashing reads a column that the
             log has and no request brings.
         settings: of the workspace, which has a champion.
         now: the present of the sample feed.
-        seed: decides the disorder and the crowd.
+        seed: of what is trained.
 
     Raises:
+        UnknownModel: there is no champion.
         TrainingError: there is nothing to learn from.
         StorageError: the workspace cannot be written.
     """
@@ -59,7 +59,7 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
     also = (position,) if kind == "crashing" else ()
     champion = champion_bundle(**settings.store)
     if champion is None:
-        raise ValueError("a challenger needs a champion")
+        raise UnknownModel("Nothing serves yet, so there is nothing to challenge. Run `feedloop run --yes` first.")
     snapshot = take_snapshot.fn(
         data=settings.data,
         cutoff=None,
@@ -81,20 +81,15 @@ def _equal(ground: Ground, seed: int) -> Trained:
 
 
 def _worse(ground: Ground, seed: int) -> Trained:
-    """Every value of a column gets the embedding of another: what a vocabulary of another day does to a model."""
-    rng = np.random.default_rng(seed)
-    with temporary_folder() as folder:
-        ground.champion.save(folder / "bundle")
-        bundle = Bundle.load(folder / "bundle")
-    table = bundle.net.get_parameter("embedding.weight")
-    with torch.no_grad():
-        for vocabulary, start in zip(bundle.encoder.vocabularies, bundle.encoder.offsets, strict=True):
-            own = slice(start, start + vocabulary.slots)
-            table[own] = table[own][torch.from_numpy(rng.permutation(vocabulary.slots))]
-    return _saved(ground, bundle)
+    """No number reaches the model any more, its click rates among them: a feature pipeline that broke unnoticed."""
+    del seed
+    encoder = ground.champion.encoder
+    numb = replace(encoder, scalers=tuple(replace(scaler, clip=0.0) for scaler in encoder.scalers))
+    return _saved(ground, replace(ground.champion, encoder=numb))
 
 
-def _fitted(ground: Ground, seed: int) -> Trained:
+def _crashing(ground: Ground, seed: int) -> Trained:
+    """Fitted as usual, on a column more: of its position an impression knows only afterwards."""
     settings = ground.settings
     return train_challenger.fn(
         features=ground.features,
@@ -163,5 +158,5 @@ MAKERS: dict[Planted, Callable[[Ground, int], Trained]] = {
     "better": _better,
     "equal": _equal,
     "worse": _worse,
-    "crashing": _fitted,
+    "crashing": _crashing,
 }

@@ -1,5 +1,6 @@
 """``feedloop simulate --traffic``: visitors of the sample feed ask the gateway, and a rollout takes its course."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,10 +67,14 @@ class Visitors:
         if candidates.empty:
             return 0
         shown = self.gateway.ask(candidates)
+        self.note(shown)
+        return int(shown["request_id"].nunique())
+
+    def note(self, shown: pd.DataFrame) -> None:
+        """Remember what was shown, until its outcomes are known."""
         outcomes = self.traffic.outcomes(shown)
         self.waiting.append(outcomes)
         self.seen.append(outcomes[["arm", "click", TRUTH]])
-        return int(shown["request_id"].nunique())
 
     def deliver(self, now: datetime) -> None:
         """Append the outcomes whose label is final."""
@@ -103,6 +108,10 @@ def run(session: Session, **asked: Any) -> int:
         raise UnknownModel("Nothing serves yet. Run `feedloop run --yes` first, then simulate traffic.")
     traffic = Traffic(settings.world, requests_per_day=plan.requests_per_day, visitors=plan.users, seed=plan.seed)
     start = now_of(session) or settings.world.start
+    if not session.verbose:
+        # Every tick is told in one line below.
+        logging.getLogger("feedloop.rollouts").setLevel(logging.WARNING)
+        logging.getLogger("feedloop.serving_features").setLevel(logging.WARNING)
     with session.flows(needs=NEEDS):
         _refresh(session, start)
         rollout = _set_out(session, plan, start)

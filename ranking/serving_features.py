@@ -71,6 +71,15 @@ class ServingTable(Value):
     items: NonNegativeInt
 
 
+def specification_key(spec: FeatureSpec) -> str:
+    """Which tables a specification reads, as a hex sha256.
+
+    Fields at their defaults are left out, so that a version of feedloop that knows a field more finds the tables of
+    the version before.
+    """
+    return digest(spec.model_dump(mode="json", exclude_defaults=True))
+
+
 def history_file(number: int) -> str:
     """File of the key with this number in ``spec.history_keys``."""
     return f"history-{number}.parquet"
@@ -115,8 +124,10 @@ class LookedUp:
 class ServingFeatures:
     """A table of serving features in memory."""
 
-    def __init__(self, manifest: FeaturesManifest, tables: Mapping[str, pa.Table]) -> None:
+    def __init__(self, manifest: FeaturesManifest, tables: Mapping[str, pa.Table], mark: str | None = None) -> None:
         self.manifest = manifest
+        self.digest = mark or digest(manifest)
+        """The sha256 of the manifest: the name of this content."""
         self.spec = manifest.spec
         self._start = _instant(manifest.as_of, self.spec)
         self._histories = [
@@ -147,14 +158,9 @@ class ServingFeatures:
         return self.manifest.as_of
 
     @cached_property
-    def digest(self) -> str:
-        """The sha256 of the canonical manifest: the name of this content."""
-        return digest(self.manifest)
-
-    @cached_property
     def spec_digest(self) -> str:
-        """Which specification it is for: ``ranking.values.digest(bundle.facts.spec)``."""
-        return digest(self.spec)
+        """Which specification it is for: :func:`specification_key`."""
+        return specification_key(self.spec)
 
     @classmethod
     def load(cls, folder: str | Path, expected_digest: str | None = None) -> Self:
@@ -169,21 +175,24 @@ class ServingFeatures:
                 from ``expected_digest``; the message names the file.
         """
         folder = Path(folder)
+        content = _read(folder / MANIFEST)
+        # Of the bytes: read again by a version that knows more fields, the manifest would be another text.
+        mark = hashlib.sha256(content).hexdigest()
         try:
-            manifest = FeaturesManifest.model_validate_json(_read(folder / MANIFEST))
+            manifest = FeaturesManifest.model_validate_json(content)
         except ValidationError as error:
             raise FeaturesError(
                 f"{folder / MANIFEST} cannot be used by this version, which reads format {FORMAT}: {error}"
             ) from error
-        if expected_digest is not None and digest(manifest) != expected_digest:
+        if expected_digest is not None and mark != expected_digest:
             raise FeaturesError(
-                f"{folder / MANIFEST} has the digest {digest(manifest)}, and {expected_digest} was expected. "
+                f"{folder / MANIFEST} has the digest {mark}, and {expected_digest} was expected. "
                 "These are other features, or changed ones; write them again with `feedloop features`."
             )
         missing = [name for name in file_names(manifest.spec) if name not in manifest.files]
         if missing:
             raise FeaturesError(f"{folder / MANIFEST} lists no {missing[0]}. Write it again with `feedloop features`.")
-        return cls(manifest, {name: _table(folder / name, mark) for name, mark in manifest.files.items()})
+        return cls(manifest, {name: _table(folder / name, own) for name, own in manifest.files.items()}, mark)
 
     def rows(
         self,

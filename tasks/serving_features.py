@@ -11,9 +11,8 @@ from ranking.errors import BundleError, EmptyWindow, MissingColumn, RegistryUnav
 from ranking.features import FeatureSpec, Owner
 from ranking.interactions import canonical, check_rows, check_types
 from ranking.results import ModelRef, Window, as_utc
-from ranking.serving_features import ITEMS, USERS, FeaturesManifest, ServingTable, history_file
+from ranking.serving_features import ITEMS, USERS, FeaturesManifest, ServingTable, history_file, specification_key
 from ranking.serving_tables import history_tables, profiles
-from ranking.values import digest
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.feature_tables import checksum, publish
 from tasks.adapters.registry import CHALLENGER, PREVIOUS
@@ -114,7 +113,7 @@ def served_specifications(
         except BundleError as error:
             # It cannot serve either; the champion's features must not wait for it.
             logger.warning("No features for the %s: %s", alias, error)
-    return list({digest(spec): spec for spec in found}.values())
+    return list({specification_key(spec): spec for spec in found}.values())
 
 
 def _specification(ref: ModelRef, registry: RegistryKnobs, workspace: str) -> FeatureSpec:

@@ -18,8 +18,7 @@ from ranking.bundle import Bundle
 from ranking.errors import FeaturesError, FeedloopError, LedgerBroken, RegistryUnavailable, StorageError
 from ranking.features import FeatureSpec, Owner
 from ranking.results import ModelRef
-from ranking.serving_features import ServingTable
-from ranking.values import digest
+from ranking.serving_features import ServingTable, specification_key
 from settings.model import Settings
 from tasks.adapters.feature_tables import fetch, latest
 from tasks.adapters.ledger import Ledger
@@ -168,7 +167,7 @@ class Watcher:
         """
         spec = bundle.facts.spec
         try:
-            table = latest(self.settings.workspace, digest(spec))
+            table = latest(self.settings.workspace, specification_key(spec))
             if table is None and spec.history_keys:
                 raise FeaturesError("there is no table of its history. Write it with `feedloop features`")
         except (FeaturesError, StorageError) as error:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ranking.errors import FeaturesError, StorageError
 from ranking.features import FeatureSpec
-from ranking.serving_features import MANIFEST, FeaturesManifest, ServingFeatures, ServingTable
+from ranking.serving_features import MANIFEST, FeaturesManifest, ServingFeatures, ServingTable, specification_key
 from ranking.values import canonical_json, digest
 from tasks.adapters.storage import local_copy, published, read_bytes, write_bytes
 
@@ -37,7 +37,7 @@ def latest(workspace: str, spec_digest: str) -> ServingTable | None:
 
     Args:
         workspace: folder or URI.
-        spec_digest: ``ranking.values.digest(bundle.facts.spec)``.
+        spec_digest: ``ranking.serving_features.specification_key(bundle.facts.spec)``.
 
     Raises:
         StorageError: the place cannot be read.
@@ -76,7 +76,7 @@ def load_latest(workspace: str, spec: FeatureSpec) -> ServingFeatures | None:
         FeaturesError: they were changed.
         StorageError: the place cannot be read.
     """
-    table = latest(workspace, digest(spec))
+    table = latest(workspace, specification_key(spec))
     return None if table is None else fetch(table)
 
 
@@ -96,7 +96,7 @@ def publish(folder: Path, manifest: FeaturesManifest, workspace: str) -> Serving
     Raises:
         StorageError: the place cannot be written; then the earlier table is served on.
     """
-    spec_digest, mark = digest(manifest.spec), digest(manifest)
+    spec_digest, mark = specification_key(manifest.spec), digest(manifest)
     try:
         (folder / MANIFEST).write_text(canonical_json(manifest), encoding="utf-8")
     except OSError as error:

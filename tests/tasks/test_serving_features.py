@@ -1,6 +1,7 @@
 """Tables of serving features are written whole, found by their specification, and score as training does."""
 
 import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,9 +23,8 @@ from ranking.errors import (
 from ranking.features import FeatureSpec, HistoryKnobs, resolve
 from ranking.models import DeepMLPKnobs
 from ranking.results import Window
-from ranking.serving_features import USERS, ServingTable
+from ranking.serving_features import USERS, ServingTable, specification_key
 from ranking.training import TrainingKnobs, fit
-from ranking.values import digest
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.feature_tables import KEPT, fetch, latest, load_latest, place
 from tasks.data import build_features, load_rows, take_snapshot
@@ -96,14 +96,33 @@ def _before(rows: pa.Table, moment: datetime) -> pa.ChunkedArray:
     return pc.less(rows["timestamp"], pa.scalar(moment, pa.timestamp("us", "UTC")))
 
 
+def test_a_version_with_a_field_more_finds_and_reads_the_tables_of_the_one_before(
+    data: DataKnobs, workspace: str
+) -> None:
+    wanted = spec(week())
+    table = write(data, workspace, wanted)
+    folder = Path(table.uri)
+    # As a version wrote it that did not know the field yet.
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["spec"]["log"]["exploration"]
+    content = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(content)
+    older = table.model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
+    assert fetch(older).digest == older.digest
+    assert fetch(older).spec == wanted
+    assert specification_key(wanted) == table.spec_digest
+    named = wanted.model_copy(update={"log": wanted.log.model_copy(update={"exploration": "explored"})})
+    assert specification_key(named) != table.spec_digest
+
+
 def test_a_table_is_found_by_its_specification_and_by_no_other(data: DataKnobs, workspace: str) -> None:
     daily, hourly = spec(week()), spec(week(), grain="event")
-    assert latest(workspace, digest(daily)) is None
+    assert latest(workspace, specification_key(daily)) is None
     written = write(data, workspace, daily)
-    assert latest(workspace, digest(daily)) == written
+    assert latest(workspace, specification_key(daily)) == written
     assert load_latest(workspace, hourly) is None
     features = fetch(written)
-    assert (features.digest, features.spec_digest, features.as_of) == (written.digest, digest(daily), TODAY)
+    assert (features.digest, features.spec_digest, features.as_of) == (written.digest, specification_key(daily), TODAY)
     assert (written.users, written.items) == (60, 40)
 
 
@@ -121,7 +140,7 @@ def test_only_the_last_tables_are_kept(data: DataKnobs, workspace: str) -> None:
     wanted = spec(week())
     for hour in range(KEPT + 2):
         last = write(data, workspace, wanted, as_of=TODAY + timedelta(hours=hour))
-    kept = sorted(entry.name for entry in Path(place(workspace, digest(wanted))).iterdir())
+    kept = sorted(entry.name for entry in Path(place(workspace, specification_key(wanted))).iterdir())
     assert len(kept) == KEPT + 1
     assert last.uri.rsplit("/", 1)[-1] in kept
     assert fetch(last).as_of == TODAY + timedelta(hours=KEPT + 1)
@@ -179,7 +198,7 @@ def test_tables_go_to_an_object_store_as_well(data: DataKnobs) -> None:
     loaded = load_latest("memory://bucket/feed", wanted)
     assert loaded is not None
     assert loaded.digest == table.digest
-    left = fsspec.filesystem("memory").ls(place("memory://bucket/feed", digest(wanted)), detail=False)
+    left = fsspec.filesystem("memory").ls(place("memory://bucket/feed", specification_key(wanted)), detail=False)
     assert len(left) == KEPT + 1
 
 
