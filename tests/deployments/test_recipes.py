@@ -81,7 +81,11 @@ def commands() -> dict[str, list[str]]:
 
 @cache
 def options(program: str, *words: str) -> str:
-    """What ``program words --help`` tells."""
+    """What ``program words --help`` tells; MLflow's is asked in this process, which imports it anyway."""
+    if program == "mlflow":
+        import mlflow.cli
+
+        return " ".join(option for given in mlflow.cli.cli.commands[words[0]].params for option in given.opts)
     command = [sys.executable, "-m", program, *words, "--help"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
