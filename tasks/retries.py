@@ -45,11 +45,16 @@ class RetryPolicy:
     @property
     def options(self) -> RetryOptions:
         """Arguments for ``@task``."""
+
+        # A function and not the bound method: Prefect takes whatever is no plain function for "do not retry".
+        def wants(task: Any, run: Any, state: State[Any]) -> bool:
+            return self.wants(task, run, state)
+
         return RetryOptions(
             retries=len(self.delays_seconds),
             retry_delay_seconds=list(self.delays_seconds),
             retry_jitter_factor=self.jitter,
-            retry_condition_fn=self.wants,
+            retry_condition_fn=wants,
         )
 
 
