@@ -1,7 +1,10 @@
 """A named transient error is really tried again by Prefect, as often as the run has patience, and no other error."""
 
+from threading import Event
+
 import pytest
 from prefect import flow, task
+from prefect.task_engine import TaskRunTimeoutError
 
 from ranking.errors import RegistryUnavailable, UnknownModel
 from tasks.retries import RetryPolicy
@@ -35,3 +38,22 @@ def test_a_task_is_tried_again_after_a_transient_error_only(error: type[Exceptio
         with pytest.raises(error):
             run()
     assert len(seen) == tries
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_that_ran_into_its_time_limit_is_not_run_again() -> None:
+    policy = RetryPolicy(errors=(TimeoutError,), delays_seconds=(0, 0), watched=2)
+    seen: list[int] = []
+
+    @task(timeout_seconds=0.2, **policy.options)
+    def hang() -> None:
+        seen.append(1)
+        Event().wait(30)
+
+    @flow
+    def run() -> None:
+        hang()
+
+    with pytest.raises(TaskRunTimeoutError):
+        run()
+    assert len(seen) == 1
