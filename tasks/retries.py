@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from prefect import runtime
 from prefect.client.schemas.objects import State
+from prefect.task_engine import TaskRunTimeoutError
 
 from ranking.errors import RegistryUnavailable
 
@@ -40,16 +41,23 @@ class RetryPolicy:
         """Whether the failed state holds one of the named errors, and this run still has patience."""
         result = state.result(raise_on_failure=False)
         patience = len(self.delays_seconds) if runtime.deployment.id else self.watched
-        return isinstance(result, self.errors) and run.run_count <= patience
+        # Prefect's own time limit of a task is a TimeoutError too, but what has hung for hours will hang again.
+        transient = isinstance(result, self.errors) and not isinstance(result, TaskRunTimeoutError)
+        return transient and run.run_count <= patience
 
     @property
     def options(self) -> RetryOptions:
         """Arguments for ``@task``."""
+
+        # A function and not the bound method: Prefect takes whatever is no plain function for "do not retry".
+        def wants(task: Any, run: Any, state: State[Any]) -> bool:
+            return self.wants(task, run, state)
+
         return RetryOptions(
             retries=len(self.delays_seconds),
             retry_delay_seconds=list(self.delays_seconds),
             retry_jitter_factor=self.jitter,
-            retry_condition_fn=self.wants,
+            retry_condition_fn=wants,
         )
 
 
