@@ -114,12 +114,12 @@ def _scored(jobs: list[Job]) -> list[tuple[Job, Scores | Exception]]:
         tables = [job.rows() for job in jobs]
         together = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
         scores = checked(jobs[0].loaded.scorer.score(together))
+        ends = np.cumsum([len(table) for table in tables])
+        return list(zip(jobs, np.split(scores, ends[:-1]), strict=True))
     except Exception as error:  # noqa: BLE001 (whatever a model raises is the answer to its request)
         if len(jobs) > 1:
             return [pair for job in jobs for pair in _scored([job])]
         return [(jobs[0], error)]
-    ends = np.cumsum([len(table) for table in tables])
-    return list(zip(jobs, np.split(scores, ends[:-1]), strict=True))
 
 
 class NoNumbers(Exception):

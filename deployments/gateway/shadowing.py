@@ -7,10 +7,8 @@ a user wait.
 
 import asyncio
 import logging
-import sys
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ import numpy as np
 
 from deployments.gateway import metrics
 from deployments.gateway.breaker import Breaker
-from deployments.gateway.frames import packed, receive
 from deployments.gateway.query import Query
 from deployments.gateway.serving import Loaded, Serving
+from deployments.gateway.shadow_process import Child, ShadowFailed
 from ranking.exposures import Shadowed, ShadowOutcome
 from ranking.hashing import text_of
 from settings.serving import ServingKnobs
@@ -31,23 +29,7 @@ logger = logging.getLogger("feedloop.gateway")
 
 START_SECONDS = 60.0
 LONGEST_PAUSE = 60.0
-LOOK_SECONDS = 0.1
-"""How often the memory of a process that computes is looked at."""
-
 CHILD = "deployments.gateway.shadow_child"
-
-
-class ShadowFailed(Exception):
-    """Raised when the shadow has no answer: it raised, ended, or took too much memory.
-
-    Args:
-        why: in words.
-        usable: whether its process can be asked again.
-    """
-
-    def __init__(self, why: str, *, usable: bool = False) -> None:
-        super().__init__(why)
-        self.usable = usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,56 +41,6 @@ class Waiting:
     query: Query
     order: np.ndarray
     scores: np.ndarray
-
-
-@dataclass(eq=False)
-class Child:
-    """A process that has one challenger loaded."""
-
-    process: asyncio.subprocess.Process
-    loaded: Loaded
-
-    async def ask(self, message: dict[str, Any], seconds: float, most_bytes: int) -> dict[str, Any]:
-        """Its answer.
-
-        Raises:
-            TimeoutError: none in time.
-            ShadowFailed: it raised, ended, or took more memory than it may.
-        """
-        answering = asyncio.ensure_future(self._asked(message))
-        end = time.monotonic() + seconds
-        try:
-            while not answering.done():
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                await asyncio.wait({answering}, timeout=min(left, LOOK_SECONDS))
-                used = resident_bytes(self.process.pid)
-                if used > most_bytes:
-                    raise ShadowFailed(f"it took {used / 2**20:,.0f} MB, and may take {most_bytes / 2**20:,.0f}")
-            reply = answering.result()
-        except TimeoutError:
-            raise
-        except (asyncio.IncompleteReadError, OSError, EOFError) as error:
-            raise ShadowFailed(f"its process ended (exit code {self.process.returncode})") from error
-        finally:
-            answering.cancel()
-        if "error" in reply:
-            raise ShadowFailed(str(reply["error"]), usable=True)
-        return reply
-
-    async def _asked(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None  # noqa: S101 (it was started with pipes)
-        assert self.process.stdout is not None  # noqa: S101 (it was started with pipes)
-        self.process.stdin.write(packed(message))
-        await self.process.stdin.drain()
-        return await receive(self.process.stdout)
-
-    async def kill(self) -> None:
-        """End it, whatever it does."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        await self.process.wait()
 
 
 class Shadow:
@@ -229,15 +161,8 @@ class Shadow:
         self._note(waiting, ShadowOutcome.SCORED, reply)
 
     async def _started(self, loaded: Loaded) -> Child:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self._module,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
         metrics.SHADOW_STARTS.inc()
-        child = Child(process, loaded)
+        child = await Child.start(self._module, loaded)
         plan = {
             "bundle": str(self._bundles / loaded.ref.digest),
             "digest": loaded.ref.digest,
@@ -306,15 +231,6 @@ class Shadow:
         metrics.SHADOW.labels(table.shadow or "", outcome).inc()
         if reply is not None:
             metrics.SHADOW_LATENCY.observe(reply["ms"] / 1000)
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory that a process holds; 0 where the system does not say."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as stream:
-            return int(stream.read().split()[1]) * 4096
-    except (OSError, IndexError):
-        return 0
 
 
 def _question(query: Query, loaded: Loaded) -> dict[str, Any]:

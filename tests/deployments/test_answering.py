@@ -1,6 +1,7 @@
 """One request's walk, in this process: mixed lists, late models, what counts as whose mistake."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -106,6 +107,63 @@ def test_a_challenger_is_not_asked_while_its_breaker_is_open(box: Box, monkeypat
     told = answers(box, TREATED, [asking(number) for number in range(10)])
     assert {(body["version"], body["fallback"]) for body in told} == {("1", True)}
     assert len(attempts) == 3
+
+
+def test_a_challenger_that_hangs_costs_half_the_time_of_a_few_answers_and_then_nothing(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, attempts = threading.Event(), []
+    fails(monkeypatch, 2, lambda: attempts.append(1) or end.wait(60))
+    told = answers(box, TREATED, [asking(number) for number in range(30)], timeout_milliseconds=100.0)
+    end.set()
+    assert {(body["version"], body["fallback"]) for body in told} == {("1", True)}
+    assert len(attempts) == 1, "its thread hangs in the first request; the others waited behind it"
+    latencies = sorted(box.rows("requests")["latency_ms"].to_pylist())
+    assert latencies[-3] >= 50, "three waited for half of the timeout"
+    assert latencies[-4] < 50, "and the rest did not wait at all"
+
+
+def test_a_hundred_swaps_among_requests_fail_none_and_mix_none(box: Box) -> None:
+    query = box.query(0)
+    scores = {
+        version: loaded.scorer.score(loaded.features.rows(3, ITEMS, query.context, query.at))
+        for version, loaded in box.loaded.items()
+    }
+    told: list[dict[str, Any]] = []
+
+    async def swapped() -> None:
+        knobs = ServingKnobs()
+        gateway = Gateway(knobs, box.log, Shadow(knobs, box.log, box.folder / "bundles"))
+        states = []
+        for version in "12":
+            table = RoutingTable(rollout="", champion=version, salt="")
+            routing = box.serving.routing.model_copy(update={"table": table, "entry": int(version)})
+            states.append(Serving(routing, {version: box.loaded[version]}, box.serving.since))
+        gateway.swap(states[0])
+        going = True
+
+        async def user(number: int) -> None:
+            while going:
+                told.append(orjson.loads((await rank(gateway, orjson.dumps(asking(number)), None))[1]))
+
+        users = [asyncio.create_task(user(number)) for number in range(4)]
+        for number in range(100):
+            gateway.swap(states[(number + 1) % 2])
+            answered = len(told)
+            while len(told) < answered + 3:
+                await asyncio.sleep(0)
+        going = False
+        await asyncio.gather(*users)
+        gateway.champions.close()
+        gateway.challengers.close()
+
+    asyncio.run(swapped())
+    assert {body["version"] for body in told} == {"1", "2"}
+    for body in told:
+        expected = dict(zip(ITEMS, scores[body["version"]].tolist(), strict=True))
+        assert {item["item"]: item["score"] for item in body["items"]} == pytest.approx(expected, abs=1e-6)
+    box.log.rotate(box.serving.since)
+    assert all(str(row["entry"]) == row["version"] for row in box.rows("requests").to_pylist())
 
 
 def test_a_request_that_nobody_can_answer_is_not_the_challenger_s_mistake(box: Box) -> None:
