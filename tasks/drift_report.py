@@ -63,9 +63,8 @@ def drift_markdown(
         "",
         f"**Data: {quality.health}.** {quality.sentence}",
         "",
-        "| rule | health | finding |",
-        "| --- | --- | --- |",
-        *(f"| {check.rule} | {check.health} | {_cell(check.sentence)} |" for check in quality.checks),
+        # Lists where there are sentences: Prefect does not wrap the cells of a table.
+        *(f"- **{check.health}** {check.rule}: {_cell(check.sentence)}" for check in quality.checks),
         "",
         f"**Drift: {drift.level or 'not measured'}.** {drift.sentence}",
         "",
@@ -75,10 +74,10 @@ def drift_markdown(
         "",
         *_performance(performance, note),
         "",
-        "| trigger | fires | why |",
-        "| --- | --- | --- |",
-        *(f"| {a.trigger} | {_fires(a.fires)} | {_cell(a.reason)} |" for a in decided.answers),
-        *(f"| {r.trigger} | refused by {r.veto} | {_cell(r.reason)} |" for r in decided.refusals),
+        "Triggers:",
+        "",
+        *(f"- {a.trigger}, **{_fires(a.fires)}**: {_cell(a.reason)}" for a in decided.answers),
+        *(f"- {r.trigger}, **refused by {r.veto}**: {_cell(r.reason)}" for r in decided.refusals),
     ]
     return "\n".join(lines) + "\n"
 

@@ -138,8 +138,9 @@ def evidence_markdown(evidence: Evidence) -> str:
         *_agreement(comparison),
     ]
     if verdict.findings:
-        lines += ["", "| guardrail | status | finding |", "| --- | --- | --- |"]
-        lines += [f"| {finding.rule} | {finding.status} | {_cell(finding.sentence)} |" for finding in verdict.findings]
+        # A list and no table: Prefect does not wrap cells, and would cut the findings off.
+        lines += ["", "Guardrails:", ""]
+        lines += [f"- **{finding.status}** {finding.rule}: {_cell(finding.sentence)}" for finding in verdict.findings]
     if verdict.minimum_detectable_effect is not None:
         lines += [
             "",

@@ -31,13 +31,13 @@ def rollout_markdown(tick: Tick, steps: tuple[LedgerEntry, ...]) -> str:
     ]
     if step is not None:
         lines += ["", f"**{step.action}.** {step.reason}"]
-        lines += ["", "| check | found | |", "| --- | --- | --- |"] if step.findings else []
-        lines += [f"| {finding.rule} | {finding.status} | {_cell(finding.sentence)} |" for finding in step.findings]
+        lines += [""] if step.findings else []
+        lines += [f"- **{finding.status}** {finding.rule}: {_cell(finding.sentence)}" for finding in step.findings]
     if tick.evidence is not None:
         lines += ["", *evidence_lines(tick.evidence)]
-    lines += ["", "| ledger | at | by | what |", "| ---: | --- | --- | --- |"]
+    lines += ["", "In the ledger:", ""]
     lines += [
-        f"| {entry.number} | {as_utc(entry.at)} | {_cell(entry.actor)} | {_cell(entry.reason)} |" for entry in steps
+        f"- **{entry.number}** {as_utc(entry.at)}, {_cell(entry.actor)}: {_cell(entry.reason)}" for entry in steps
     ]
     return "\n".join(lines) + "\n"
 
