@@ -118,6 +118,12 @@ def recheck(
     return session_of(config, json, verbose).do("deployments.evidence_commands:recheck", identifier=identifier)
 
 
+@command("replay")
+def replay(config: Config = None, json: Json = False, verbose: Verbose = False) -> int:
+    """What would the thresholds of today have decided about every stored comparison?  Changes nothing."""
+    return session_of(config, json, verbose).do("deployments.evidence_commands:replay")
+
+
 @command("gate-check")
 def gate_check(
     repetitions: Annotated[

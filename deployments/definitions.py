@@ -107,6 +107,11 @@ DEPLOYMENTS: tuple[Deployment, ...] = (
         flow="flows.rollback:rollback",
         description="Put the previous champion, or a named one, back. Needs no approval.",
     ),
+    Deployment(
+        name="replay",
+        flow="flows.replay:replay",
+        description="What would the thresholds of today have decided about every stored comparison? Changes nothing.",
+    ),
 )
 
 

@@ -88,6 +88,17 @@ def recheck(session: Session, *, identifier: str) -> int:
     return 0
 
 
+def replay(session: Session) -> int:
+    """``feedloop replay``."""
+    from tasks.replay import replay_markdown, replay_verdicts
+
+    settings = session.settings
+    done = replay_verdicts.fn(gate=settings.gate, **settings.store)
+    session.output.markdown(replay_markdown(done))
+    session.output.finish(replay=done)
+    return 0
+
+
 def gate_check(session: Session, *, repetitions: int | None, seed: int) -> int:
     """``feedloop gate-check``."""
     from ranking.gate_check import SCENARIOS, check_gate

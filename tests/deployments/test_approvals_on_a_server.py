@@ -48,6 +48,7 @@ def deployed(team_server: PrefectServer, tmp_path_factory: pytest.TempPathFactor
         "steer/steer",
         "propose/promote",
         "rollback/rollback",
+        "replay/replay",
     ]
     assert told.json["pool_made"] is True
     with temporary_settings({PREFECT_API_URL: team_server.api}), team_server.client() as client:
@@ -95,7 +96,7 @@ def waiting(team: Team, versions: tuple[ModelRef, ...], team_worker: Program) ->
 def test_the_deployments_stand_on_the_server_as_in_the_table(deployed: PrefectServer) -> None:
     with deployed.client() as client:
         found = {deployment.name: deployment for deployment in client.read_deployments()}
-        assert set(found) == {"retrain", "monitor", "refresh", "advance", "steer", "promote", "rollback"}
+        assert set(found) == {"retrain", "monitor", "refresh", "advance", "steer", "promote", "rollback", "replay"}
         assert found["promote"].entrypoint == "flows.propose.propose"
         assert found["retrain"].global_concurrency_limit is not None
         assert found["retrain"].global_concurrency_limit.limit == 1

@@ -28,7 +28,8 @@ FLOWS = {flow.name: flow for flow in found_in(flows, Flow).values() if isinstanc
 
 def test_every_task_is_found() -> None:
     assert len({id(task) for task in TASKS.values()}) > 25
-    assert set(FLOWS) == {"retrain", "monitor", "compare", "propose", "promote", "rollback"}
+    moving = {"propose", "promote", "rollback", "advance", "steer"}
+    assert set(FLOWS) == {"retrain", "monitor", "compare", "refresh", "replay", *moving}
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
