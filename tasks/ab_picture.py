@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ranking.assignment import CONTROL, TREATMENT
+from ranking.experiment_knobs import GUARDRAIL_METRICS
 from ranking.planning import Plan
 from tasks.ab_readout import Look
 from tasks.pictures import BAD, CHALLENGER, CHAMPION, GOOD, png
@@ -54,9 +55,11 @@ def _effects(axes: "Axes", seen: Look) -> None:
     if not rows:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
         return
-    for place, (_, moved) in enumerate(reversed(rows)):
+    worse = {metric.words for metric in GUARDRAIL_METRICS if not metric.higher_is_better}
+    for place, (name, moved) in enumerate(reversed(rows)):
         low, high = moved.low or moved.value, moved.high or moved.value
-        color = GOOD if low > 0 else BAD if high < 0 else CHAMPION
+        risen, fallen = (BAD, GOOD) if name in worse else (GOOD, BAD)
+        color = risen if low > 0 else fallen if high < 0 else CHAMPION
         axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=3)
         axes.plot([100 * moved.value], [place], marker="o", color=color)
     axes.axvline(0, color="black", linewidth=1)

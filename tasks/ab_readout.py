@@ -103,7 +103,9 @@ def look_markdown(seen: Look) -> str:
         )
     lines += ["", f"Intervals of the ratios are at this look's bound, {readout.critical:.2f} standard errors."]
     if readout.clicks.variance_reduction is not None:
-        lines.append(f"CUPED took {readout.clicks.variance_reduction:.0%} of the click-through rate's variance out.")
+        lines.append(
+            f"CUPED took {max(readout.clicks.variance_reduction, 0):.0%} of the click-through rate's variance out."
+        )
     lines += ["", *(f"- **{finding.status}** {finding.sentence}" for finding in readout.findings)]
     lines += [f"- missing: {what}" for what in readout.missing]
     return "\n".join(lines) + "\n"
