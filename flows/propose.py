@@ -10,7 +10,8 @@ from flows.promote import promote
 from ranking.results import Promotion
 from settings.loading import load
 from tasks.aftermath import LEAVES_WORD
-from tasks.registry import find_model, read_evidence
+from tasks.lookups import find_model
+from tasks.registry import read_evidence
 from tasks.resuming import RESUMABLE
 from tasks.service import require_promotable
 
