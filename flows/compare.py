@@ -10,7 +10,7 @@ from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
-from tasks.registry import features_read_by, find_model
+from tasks.lookups import features_read_by, find_model
 from tasks.service import current_champion
 from tasks.serving import check_serving
 from tasks.version import code_version

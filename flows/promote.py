@@ -9,7 +9,8 @@ from ranking.results import Approval, Promotion
 from settings.loading import load
 from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
-from tasks.registry import find_model, read_evidence
+from tasks.lookups import find_model
+from tasks.registry import read_evidence
 from tasks.resuming import RESUMABLE
 from tasks.service import settle_promotion
 

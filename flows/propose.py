@@ -11,7 +11,8 @@ from ranking.results import Promotion
 from settings.loading import load
 from settings.rollout import StrategyName
 from tasks.aftermath import LEAVES_WORD
-from tasks.registry import find_model, plan_release, read_evidence
+from tasks.lookups import find_model
+from tasks.registry import plan_release, read_evidence
 from tasks.resuming import RESUMABLE
 from tasks.service import require_promotable
 

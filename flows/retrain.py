@@ -15,7 +15,8 @@ from tasks.arbiter import land, take_off
 from tasks.clock import moment
 from tasks.data import build_features, plan_split, take_snapshot
 from tasks.evaluation import compare_models, judge
-from tasks.registry import features_read_by, record_evidence, register_challenger
+from tasks.lookups import features_read_by
+from tasks.registry import record_evidence, register_challenger
 from tasks.reports import write_report
 from tasks.resuming import RESUMABLE
 from tasks.service import current_champion

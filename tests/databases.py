@@ -14,6 +14,7 @@ class Databases:
     def __init__(self, postgres: Postgres, stack: ExitStack) -> None:
         self._postgres = postgres
         self._stack = stack
+        self._servers: dict[Path, str] = {}
 
     def prefect(self) -> str:
         """Address of an empty database, as Prefect's server takes it."""
@@ -24,10 +25,12 @@ class Databases:
         return _with_driver(self._postgres.fresh_database(self._tables), "psycopg")
 
     def mlflow(self, folder: Path) -> str:
-        """Tracking URI of a new MLflow server, whose artifacts lie beside the project in ``folder``."""
-        files = folder.with_name(f"{folder.name}-mlflow")
-        files.mkdir()
-        return self._stack.enter_context(mlflow_server(files, self.mlflow_database()))
+        """Tracking URI of the project in ``folder``: an MLflow server of its own, with its artifacts beside it."""
+        if folder not in self._servers:
+            files = folder.with_name(f"{folder.name}-mlflow")
+            files.mkdir()
+            self._servers[folder] = self._stack.enter_context(mlflow_server(files, self.mlflow_database()))
+        return self._servers[folder]
 
     @cached_property
     def _tables(self) -> str:
