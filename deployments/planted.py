@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import pandas as pd
@@ -109,7 +109,8 @@ def _better(ground: Ground, seed: int) -> Trained:
         update={"requests_per_day": MORE_VISITORS * settings.world.requests_per_day, "exploration_share": 1.0}
     )
     world, first = World(knobs), settings.world.start
-    days = range(max((learnt.start - first).days, 0), (learnt.end - first).days)
+    # The last day is a part of one: it holds the validation.
+    days = range(max((learnt.start - first).days, 0), -((first - learnt.end) // timedelta(days=1)))
     seen = as_known_at(pd.concat([world.day(day) for day in days], ignore_index=True), learnt.end)
     with temporary_folder() as folder, open_warehouse(settings.data.warehouse) as engine:
         seen.assign(observed=False).to_parquet(folder / "survey.parquet", index=False)
