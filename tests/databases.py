@@ -1,7 +1,6 @@
 """PostgreSQL for everything that a team keeps: Prefect's database, and an MLflow server with one for each project."""
 
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 
 from tests.postgres import Postgres
@@ -15,6 +14,7 @@ class Databases:
         self._postgres = postgres
         self._stack = stack
         self._servers: dict[Path, str] = {}
+        self._tables = _mlflow_tables(postgres)
 
     def prefect(self) -> str:
         """Address of an empty database, as Prefect's server takes it."""
@@ -32,15 +32,15 @@ class Databases:
             self._servers[folder] = self._stack.enter_context(mlflow_server(files, self.mlflow_database()))
         return self._servers[folder]
 
-    @cached_property
-    def _tables(self) -> str:
-        """Name of the database that others are copied from: making the tables takes MLflow seconds."""
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        url = self._postgres.fresh_database()
-        store = SqlAlchemyStore(_with_driver(url, "psycopg"), "mlflow-artifacts:/")
-        store.engine.dispose()
-        return url.rsplit("/", 1)[1]
+def _mlflow_tables(postgres: Postgres) -> str:
+    """Name of the database that others are copied from: making the tables takes MLflow seconds."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    url = postgres.fresh_database()
+    store = SqlAlchemyStore(_with_driver(url, "psycopg"), "mlflow-artifacts:/")
+    store.engine.dispose()
+    return url.rsplit("/", 1)[1]
 
 
 def _with_driver(url: str, driver: str) -> str:

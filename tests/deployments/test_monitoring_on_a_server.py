@@ -16,8 +16,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.automations import AUTOMATIONS, register_all
 from deployments.definitions import DEPLOYMENTS
+from ranking.triggers import Signals
 from settings.effects import ScheduleKnobs
-from tasks.adapters.monitor_store import MonitorStore
+from tasks.adapters.monitor_store import Landing, MonitorStore
+from tasks.arbiter import weigh
 from tests.deployments.team import Team, runs_of
 from tests.servers import ROOT, PrefectServer, Program, wait_until
 from tests.tasks.watched_feed import DAY, TOML, Feed, with_champion
@@ -122,7 +124,7 @@ def drifted(team: Team, feed: Feed, deployed: dict[str, Any], team_worker: Progr
 def test_a_check_that_finds_drift_starts_one_retraining_that_knows_why(
     team: Team, feed: Feed, drifted: FlowRun
 ) -> None:
-    store = MonitorStore(feed.settings.workspace, feed.settings.registry.model_name)
+    store = store_of(feed)
     decided = store.decisions(1)[0]
     assert decided.flight is not None
     assert drifted.parameters == {
@@ -169,43 +171,6 @@ def test_twenty_events_at_once_start_one_run_which_finds_its_retraining_taken(te
             state = team.until(run.id, "Refused", seconds=240).state
             assert state is not None
             assert state.message == f"Run {drifted.id} has taken up {drifted.parameters['flight']} already."
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("trigger", "knob", "because"),
-    [
-        ("volume", "volume_rows = 3000", "Retrain, by volume: "),
-        ("schedule", "max_days_without_retrain = 1", "Retrain, by schedule: "),
-    ],
-)
-def test_enough_new_rows_or_too_long_a_wait_start_one_retraining_too(
-    deployed: dict[str, Any], team: Team, team_worker: Program, tmp_path: Path, trigger: str, knob: str, because: str
-) -> None:
-    grown = Team(tmp_path / "project", team.server, f"{TOML}{CHEAP}[triggers]\n{knob}\n")
-    assert grown.config.exists()
-    feed = with_champion(grown.folder, grown.shop)
-    feed.live(CHECK)
-    before = {run.id for run in runs_of(grown, "retrain/retrain")}
-    assert grown.shell("deploy", "--json").code == 0
-    try:
-        # The second check tells it again, since no run may have taken it up yet; it still starts one run.
-        for hours in (0, 1):
-            check = grown.start("monitor/monitor", now=(CHECK + timedelta(hours=hours)).isoformat())
-            grown.until(check, "Completed", seconds=240)
-
-        def started() -> list[FlowRun]:
-            return [run for run in started_runs(grown, "retrain/retrain") if run.id not in before]
-
-        (run,) = wait_until(started, seconds=120, told=team.server.log.read_text)
-        assert run.parameters["trigger"] == trigger
-        assert run.parameters["reason"].startswith(because), run.parameters["reason"]
-        team.until(run.id, "Completed", "Rejected", seconds=300)
-        assert [one.id for one in started()] == [run.id]
-        decided = MonitorStore(feed.settings.workspace, "feed_ranker").decisions(2)
-        assert [one.decision for one in decided] == ["retrain", "wait"]
-    finally:
-        assert team.shell("deploy", "--json").code == 0
 
 
 def test_the_absence_of_checks_is_noticed(team: Team, deployed: dict[str, Any]) -> None:
@@ -286,3 +251,55 @@ def test_prefect_deploy_registers_the_same_deployments_and_schedules(team: Team,
         assert registered() == before
     finally:
         assert team.shell("deploy", "--json").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trigger", "knob", "because"),
+    [
+        ("volume", "volume_rows = 3000", "Retrain, by volume: "),
+        ("schedule", "max_days_without_retrain = 1", "Retrain, by schedule: "),
+    ],
+)
+def test_enough_new_rows_or_too_long_a_wait_start_one_retraining_too(
+    deployed: dict[str, Any], team: Team, team_worker: Program, tmp_path: Path, trigger: str, knob: str, because: str
+) -> None:
+    grown = Team(tmp_path / "project", team.server, f"{TOML}{CHEAP}[triggers]\n{knob}\n")
+    assert grown.config.exists()
+    feed = with_champion(grown.folder, grown.shop)
+    retrained_before(feed, CHECK - 5 * DAY)
+    feed.live(CHECK)
+    before = {run.id for run in runs_of(grown, "retrain/retrain")}
+    assert grown.shell("deploy", "--json").code == 0
+    try:
+        # The second check tells it again, since no run may have taken it up yet; it still starts one run.
+        for hours in (0, 1):
+            check = grown.start("monitor/monitor", now=(CHECK + timedelta(hours=hours)).isoformat())
+            grown.until(check, "Completed", seconds=240)
+
+        def started() -> list[FlowRun]:
+            return [run for run in started_runs(grown, "retrain/retrain") if run.id not in before]
+
+        (run,) = wait_until(started, seconds=120, told=team.server.log.read_text)
+        assert run.parameters["trigger"] == trigger
+        assert run.parameters["reason"].startswith(because), run.parameters["reason"]
+        team.until(run.id, "Completed", "Rejected", seconds=300)
+        assert [one.id for one in started()] == [run.id]
+        decided = store_of(feed).decisions(2)
+        assert [one.decision for one in decided] == ["retrain", "wait"]
+    finally:
+        assert team.shell("deploy", "--json").code == 0
+
+
+def retrained_before(feed: Feed, when: datetime) -> None:
+    """A retraining that the schedule started, and that was not promoted."""
+    signals = Signals(champion=feed.champion.version, scheduled=True)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):  # as if a server were there
+        flight = weigh.fn(signals=signals, knobs=feed.settings.triggers, now=when, **feed.settings.store).flight
+    assert flight is not None
+    store_of(feed).take_up(flight.key, "earlier", when)
+    store_of(feed).land("earlier", Landing(result="completed", at=when))
+
+
+def store_of(feed: Feed) -> MonitorStore:
+    return MonitorStore(feed.settings.workspace, feed.settings.registry.model_name)
