@@ -68,12 +68,13 @@ class Shadow:
         self._counted = time.monotonic()
         self._deaths = 0
         self._not_before = 0.0
-        self._busy = False
+        self._asked: Waiting | None = None
+        """The request that is being scored, as long as it has no outcome."""
 
     @property
     def waiting(self) -> int:
         """Requests that have no outcome yet."""
-        return len(self._queue) + self._busy
+        return len(self._queue) + (self._asked is not None)
 
     @property
     def pid(self) -> int | None:
@@ -97,15 +98,16 @@ class Shadow:
             self._arrived.clear()
             while self._queue:
                 await self._within_budget()
-                self._busy = True
-                waiting = self._queue.popleft()
+                self._asked = waiting = self._queue.popleft()
                 try:
                     await self._score(waiting)
                 except Exception:
                     # Whatever it is, the next request must be looked at.
                     logger.exception("The shadow of request %s failed.", waiting.query.request_id)
-                    self._note(waiting, ShadowOutcome.FAILED)
-                self._busy = False
+                    self._settle(ShadowOutcome.FAILED)
+                finally:
+                    # The gateway ended in the middle of it: chosen, and not scored.
+                    self._settle(ShadowOutcome.DROPPED)
 
     async def prepare(self, loaded: Loaded | None) -> None:
         """Have a process ready before requests are chosen for it; none is kept for no challenger."""
@@ -209,7 +211,14 @@ class Shadow:
                 return
             await asyncio.sleep(0.02 - self._budget_ms / rate)
 
+    def _settle(self, outcome: ShadowOutcome) -> None:
+        """Give the request that is being scored this outcome, if it has none."""
+        if self._asked is not None:
+            self._note(self._asked, outcome)
+
     def _note(self, waiting: Waiting, outcome: ShadowOutcome, reply: dict[str, Any] | None = None) -> None:
+        if waiting is self._asked:
+            self._asked = None
         table, query, order = waiting.serving.routing.table, waiting.query, waiting.order
         asked = outcome is not ShadowOutcome.DROPPED
         scores = None if reply is None else np.asarray(reply["scores"], dtype=np.float64)[order]

@@ -234,3 +234,27 @@ def test_after_the_stage_nothing_is_scored_and_no_process_is_kept(box: Box) -> N
     assert asyncio.run(ended()).pid is None
     box.log.rotate(NOW)
     assert box.outcomes() == {"dropped": 1}
+
+
+def test_a_request_that_is_being_scored_when_the_gateway_ends_has_one_outcome_too(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", "sleep")
+
+    async def ended() -> None:
+        shadow = Shadow(ServingKnobs(), box.log, box.folder / "bundles", MODULE)
+        working = asyncio.create_task(shadow.run())
+        await shadow.prepare(box.loaded["2"])
+        query = box.query(1)
+        scores = box.loaded["1"].scorer.score(query.rows(box.loaded["1"]))
+        for _ in range(3):
+            shadow.offer(box.serving, query, np.argsort(-scores), scores)
+        while shadow.waiting == 3 and shadow._asked is None:
+            await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await shadow.close()
+
+    asyncio.run(ended())
+    box.log.rotate(NOW)
+    assert box.outcomes() == {"dropped": 3}
