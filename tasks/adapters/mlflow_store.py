@@ -125,6 +125,8 @@ def prepare_environment() -> None:
     """Set what MLflow reads from the environment, unless the user has set it; quieten its loggers."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # MLflow reads its level when it is imported, which may have been before.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # It logs a traceback for every database error; those are translated and raised by us.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -253,6 +253,6 @@ def test_the_report_tells_every_check_column_day_and_answer(feed: Feed) -> None:
     )
     text = Path(report.markdown_uri).read_text()
     assert report.title == "feed_ranker v1 on 2026-03-02: wait"
-    for words in (found.reason, found.drift.sentence, f"| {SCORE} (critical) |", "| 2026-03-02 |", "| volume | ok |"):
+    for words in (found.reason, found.drift.sentence, f"| {SCORE} (critical) |", "| 2026-03-02 |", "- **ok** volume: "):
         assert words in text
     assert Path(report.picture_uri).read_bytes().startswith(b"\x89PNG")
