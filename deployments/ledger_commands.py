@@ -10,6 +10,7 @@ from ranking.errors import LedgerBroken
 from ranking.results import LedgerEntry, as_utc
 from ranking.retention import Fate
 from tasks.champion import serving
+from tasks.rollouts import running
 from tasks.stores import open_both
 from tasks.succession import served_at
 
@@ -28,12 +29,22 @@ def status(session: Session) -> int:
         output.say(f"Load it as models:/{champion.name}@champion, which is {models.address(champion)} now.")
         if champion.learnt is not None:
             output.say(f"It learnt from {as_utc(champion.learnt.start)} to {as_utc(champion.learnt.end)}.")
+    rollout = running(entries)
+    if rollout is not None:
+        output.say(
+            f"On its way: version {rollout.challenger} by {rollout.strategy}, {rollout.status} in stage "
+            f"{rollout.current.name!r} since {as_utc(rollout.entered)}. See feedloop rollout status."
+        )
     if entries:
         output.say(f"Last entry: {_line(entries[-1])}")
     output.say(f"Registered versions: {', '.join(version.version for version in versions) or 'none'}.")
     checks = tell_checks(session)
     output.finish(
-        champion=champion, last_entry=entries[-1] if entries else None, versions=list(versions), checks=checks
+        champion=champion,
+        rollout=rollout,
+        last_entry=entries[-1] if entries else None,
+        versions=list(versions),
+        checks=checks,
     )
     return 0
 
