@@ -12,8 +12,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
-from prefect.exceptions import FlowPauseTimeout
+from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
+from prefect.input.run_input import keyset_from_base_key
 from prefect.logging import get_run_logger
 from prefect.states import Running
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from settings.effects import ApprovalKnobs
 from settings.model import Settings
 from tasks.clock import moment
 from tasks.question_page import links_to, question_page
-from tasks.questions import Asked, Wait, form_of, key_of, prefix_of, read_all, save, subject_of
+from tasks.questions import ApprovalForm, Asked, Wait, form_of, key_of, prefix_of, read_all, save, subject_of
 
 REQUESTED = "feedloop.approval.requested"
 """Name of the event that tells Prefect's automations that somebody has to decide."""
@@ -95,8 +96,12 @@ class _Desk:
         save(self.client, self.run.id, self.wait, self.subject, question)
         form, key = form_of(question, text), key_of(self.subject, question.number)
         if self.wait == "suspended":
-            # No timeout of Prefect's: it would fail the run, and a late answer would be recorded nowhere.
-            suspend_flow_run(wait_for_input=form, key=key, timeout=None)
+            try:
+                # No timeout of Prefect's: it would fail the run, and a late answer would be recorded nowhere.
+                suspend_flow_run(wait_for_input=form, key=key, timeout=None)
+            except Pause:
+                self._store(form, key)
+                raise
         try:
             pause_flow_run(wait_for_input=form, key=key, timeout=int(timeout_hours * 3600), poll_interval=POLL_SECONDS)
         except FlowPauseTimeout:
@@ -107,6 +112,16 @@ class _Desk:
             # Somebody let the run go on past the form: nothing was answered, so it is asked again.
             return True
         return True
+
+    def _store(self, form: type[ApprovalForm], key: str) -> None:
+        """See to it that a suspended run has its form.
+
+        Prefect suspends first and stores the form then.  When the server is so slow that its first answer is lost, the
+        second one is "it is suspended already", and Prefect ends the run there: nobody could answer.
+        """
+        keys = keyset_from_base_key(f"{self.wait}-{key}")
+        if not self.client.filter_flow_run_input(self.run.id, key_prefix=keys["schema"], limit=1, exclude_keys=set()):
+            form.save(keys, flow_run_id=self.run.id)
 
 
 def _approval(asked: tuple[Asked, ...], evidence: Evidence) -> Approval | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.postgres import Postgres, postgres_server
+from tests.postgres import Postgres, postgres_server, programs
 
 if TYPE_CHECKING:
     from tests.databases import Databases
@@ -68,11 +68,21 @@ def databases(request: pytest.FixtureRequest) -> "Iterator[Databases | None]":
 
 
 @pytest.fixture(scope="session")
-def team_server(tmp_path_factory: pytest.TempPathFactory, databases: "Databases | None") -> "Iterator[PrefectServer]":
-    """A Prefect server as a team runs one: a process of its own, with its database and its UI."""
+def team_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, databases: "Databases | None"
+) -> "Iterator[PrefectServer]":
+    """A Prefect server as a team runs one: a process of its own, with its database and its UI.
+
+    On PostgreSQL where that is installed: with several runs at once, Prefect's server can lock itself out of an SQLite
+    file for a minute.
+    """
     from tests.servers import running_server
 
-    with running_server(tmp_path_factory.mktemp("prefect"), databases=databases) as server:
+    database = None
+    if databases is None and programs() is not None:
+        address: str = request.getfixturevalue("postgres").fresh_database()
+        database = address.replace("postgresql://", "postgresql+asyncpg://", 1)
+    with running_server(tmp_path_factory.mktemp("prefect"), databases=databases, database=database) as server:
         yield server
 
 

@@ -110,7 +110,13 @@ class PrefectServer(Program):
     Its database is a file in ``folder``, or on the PostgreSQL that holds everything of a team.
     """
 
-    def __init__(self, folder: Path, auth: str | None = None, databases: "Databases | None" = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        auth: str | None = None,
+        databases: "Databases | None" = None,
+        database: str | None = None,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -118,7 +124,8 @@ class PrefectServer(Program):
         self.api = f"{self.url}/api"
         self.auth = auth
         self.databases = databases
-        database = f"sqlite+aiosqlite:///{folder / 'prefect.db'}" if databases is None else databases.prefect()
+        file = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
+        database = database or (file if databases is None else databases.prefect())
         environment = {
             "PREFECT_HOME": str(folder / "server"),
             "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
@@ -170,10 +177,17 @@ class PrefectServer(Program):
 
 @contextmanager
 def running_server(
-    folder: Path, auth: str | None = None, databases: "Databases | None" = None
+    folder: Path, auth: str | None = None, databases: "Databases | None" = None, database: str | None = None
 ) -> Iterator[PrefectServer]:
-    """A Prefect server with everything it writes in ``folder``, or on PostgreSQL."""
-    server = PrefectServer(folder, auth, databases)
+    """A Prefect server with everything it writes in ``folder``, or on PostgreSQL.
+
+    Args:
+        folder: of its files.
+        auth: name and password that it asks for.
+        databases: where it and its projects keep their state; files without it.
+        database: where it alone does.
+    """
+    server = PrefectServer(folder, auth, databases, database)
     try:
         server.start()
         yield server

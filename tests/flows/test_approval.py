@@ -11,8 +11,9 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Pause
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Running
+from prefect.states import Running, Suspended
 
 from flows.approval import answered_by, request_approval
 from ranking.results import Approval, Confidence, Decision, Evidence
@@ -228,3 +229,30 @@ def test_the_auto_policy_approves_only_a_promote_of_high_confidence_that_is_not_
         assert gate(proof, AUTO, forced=True).approver == "zoe"
         assert gate(with_verdict(proof, confidence=Confidence.MEDIUM), AUTO).approver == "zoe"
         assert gate(with_verdict(proof, decision=Decision.A_B_TEST), AUTO).approver == "zoe"
+
+
+def test_a_run_that_was_suspended_by_a_lost_answer_gets_its_form_all_the_same(
+    proof: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's second answer is "suspended already", and then it stores no form."""
+
+    def ends_early(**_: object) -> None:
+        raise Pause(state=Suspended())
+
+    monkeypatch.setattr(inquiry, "suspend_flow_run", ends_early)
+    # What a run of a deployment does; this one has none, so it is only told so.
+    monkeypatch.setattr(inquiry._Desk, "wait", "suspended")
+    stored: list[str] = []
+
+    @flow
+    def asking() -> None:
+        with get_client(sync_client=True) as client:
+            run = inquiry._this_run()
+            try:
+                gate.fn(proof, ASK)
+            except Pause:
+                found = client.filter_flow_run_input(run.id, key_prefix="suspended", limit=50, exclude_keys=set())
+                stored.extend(item.key.rsplit("-", 1)[-1] for item in found)
+
+    asking()
+    assert sorted(stored) == ["description", "question", "schema"]
