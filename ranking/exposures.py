@@ -79,7 +79,7 @@ SHADOW_REQUESTS = pa.schema(
         "features": pa.list_(pa.struct({"name": pa.string(), "known": pa.float64()})),
     }
 )
-"""One row per request that was chosen for a shadow.  ``features``: share of candidates that had a value."""
+"""One row per request that was chosen for a shadow.  ``features``: share of the shown items that had a value."""
 
 BEATS = pa.schema({"gateway": pa.string(), "time": _TIME, "requests": pa.int64()})
 """One row per flush of a gateway, with traffic or without: nobody came is a measurement, silence is not."""

@@ -85,7 +85,7 @@ def scorer(plan: dict[str, Any]) -> Scorer:
         scores = quick.score(rows)
         if not np.isfinite(scores).all():
             raise ValueError(f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are no numbers")
-        known = known_shares(rows, bundle.encoder.columns)
+        known = known_shares(rows.take(question["shown"]), bundle.encoder.columns)
         return {"scores": scores.tolist(), "features": known, "ms": 1000 * (time.perf_counter() - started)}
 
     return score

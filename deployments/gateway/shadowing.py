@@ -148,7 +148,7 @@ class Shadow:
                     self._child = await self._started(loaded)
                 started = time.monotonic()
                 reply = await self._child.ask(
-                    _question(waiting.query, loaded),
+                    _question(waiting, loaded),
                     self._knobs.shadow_timeout_milliseconds / 1000,
                     self._knobs.shadow_megabytes * 2**20,
                 )
@@ -242,9 +242,11 @@ class Shadow:
             metrics.SHADOW_LATENCY.observe(reply["ms"] / 1000)
 
 
-def _question(query: Query, loaded: Loaded) -> dict[str, Any]:
-    known = loaded.feature_names
+def _question(waiting: Waiting, loaded: Loaded) -> dict[str, Any]:
+    query, known = waiting.query, loaded.feature_names
     return {
+        # Training saw what was shown; among all candidates more items are new, and of those less is known.
+        "shown": waiting.order[: query.length].tolist(),
         "user": query.user,
         "items": query.items,
         "context": {name: value for name, value in query.context.items() if name in known},
