@@ -209,7 +209,8 @@ def test_version_says_what_serves_and_health_that_all_is_well(gateway: Running) 
 
 
 def test_metrics_count_requests_by_arm_version_and_outcome(gateway: Running) -> None:
-    gateway.rank()
+    for user in range(20):
+        gateway.rank(user)
     told = gateway.get("/metrics").body
     assert 'feedloop_requests_total{arm="treatment",endpoint="rank",outcome="ok",version="2"}' in told
     assert 'feedloop_latency_seconds_bucket{endpoint="rank",le="0.05"}' in told
