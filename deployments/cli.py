@@ -22,7 +22,10 @@ StrategyOption = Annotated[
 ]
 Challenger = Annotated[
     Literal["better", "equal", "worse", "crashing"] | None,
-    typer.Option("--challenger", help="Traffic: make a challenger of this quality and let it set out."),
+    typer.Option(
+        "--challenger",
+        help="Traffic: make a challenger of this quality and let it set out. [default: equal, with --strategy]",
+    ),
 ]
 
 

@@ -10,7 +10,6 @@ from ranking.results import as_utc
 from ranking.rollout import Rollout
 from tasks import rollouts
 from tasks.adapters.ledger import Ledger
-from tasks.adapters.registry import Registry
 from tasks.adapters.storage import write_bytes
 from tasks.routing import current_routing, last_rollout, rollout_of
 from tasks.stores import open_both
@@ -108,7 +107,7 @@ def read(session: Session) -> int:
     from tasks.stage_evidence import open_logs
 
     settings, output = session.settings, session.output
-    rollout, now = _present(*open_both(**settings.store)), now_of(session) or datetime.now(UTC)
+    rollout, now = _present(open_both(**settings.store)[1]), now_of(session) or datetime.now(UTC)
     with open_logs(
         rollout,
         online=settings.online_folder,
@@ -129,8 +128,7 @@ def read(session: Session) -> int:
     return 0
 
 
-def _present(models: Registry, ledger: Ledger) -> Rollout:
-    del models
+def _present(ledger: Ledger) -> Rollout:
     rollout = rollouts.present(ledger.entries())
     if rollout is None:
         raise PromotionRefused("No rollout concerns the present champion, so there is no A/B test to read.")

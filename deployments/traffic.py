@@ -32,6 +32,8 @@ from tasks.stores import open_both
 
 NEEDS = ("mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")
 PATIENCE_SECONDS = 60.0
+DEFAULT_CHALLENGER = "equal"
+"""Who sets out when only a strategy was named: nothing is wrong with it, so one sees the whole ramp."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     if rollout is not None:
         output.step(f"Rollout {rollout.id} goes on, in stage {rollout.current.name!r}")
         return rollout
-    if plan.challenger is None:
+    kind = plan.challenger or (DEFAULT_CHALLENGER if plan.strategy else None)
+    if kind is None:
         output.step("No rollout is on its way, and no --challenger was named: the champion answers everybody")
         return None
     from deployments.planted import plant
@@ -159,8 +162,8 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     from flows.propose import propose
     from tasks.registry import record_evidence
 
-    output.step(f"A challenger that is {plan.challenger}, on purpose")
-    challenger = plant(plan.challenger, settings, now=now, seed=plan.seed)  # type: ignore[arg-type]
+    output.step(f"A challenger that is {kind}, on purpose")
+    challenger = plant(kind, settings, now=now, seed=plan.seed)  # type: ignore[arg-type]
     champion = champion_now(**settings.store)
     evidence = compare(champion.version if champion else "", challenger.version, config=session.config, now=now)
     record_evidence.fn(challenger=challenger, evidence=evidence, report=None, **settings.store)
@@ -171,7 +174,7 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
             challenger.version,
             strategy=plan.strategy,
             force=evidence.verdict.decision is not Decision.PROMOTE,
-            reason=f"simulate --challenger {plan.challenger}",
+            reason=f"simulate --challenger {kind}",
             requested_by=who(),
             config=session.config,
             now=now,

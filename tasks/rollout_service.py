@@ -3,7 +3,7 @@
 import logging
 from datetime import datetime
 
-from prefect import runtime, task
+from prefect import task
 
 from ranking.results import Evidence, Promotion
 from ranking.rollout import Rollout
@@ -20,6 +20,9 @@ from tasks.stores import open_both
 from tasks.uncached import UNCACHED
 
 logger = logging.getLogger("feedloop.rollouts")
+
+ACTOR = "advance"
+"""Who moves a rollout when nobody does it by hand."""
 
 
 @task(name="current rollout", timeout_seconds=300, **RETRY_REGISTRY.options, **UNCACHED)
@@ -45,7 +48,7 @@ def make_step(
         # Evidence of another rollout or stage says nothing here; the checks refuse the stage, this the rollout.
         return evidence if present.id == rollout.id else StageEvidence(stage=present.stage)
 
-    tick = rollouts.advance(models, ledger, gather=seen, actor=_actor(), now=now)
+    tick = rollouts.advance(models, ledger, gather=seen, actor=ACTOR, now=now)
     if tick is not None:
         if tick.entry is not None:
             emit_entry(registry.model_name, tick.entry)
@@ -59,7 +62,7 @@ def finish_rollout(
 ) -> Promotion | Evidence | None:
     """Promote the challenger of a completed rollout, or give back what is to be asked; see :func:`rollouts.finish`."""
     models, ledger = open_both(registry, workspace)
-    done = rollouts.finish(models, ledger, policy_digest=policy_digest, actor=_actor(), now=now)
+    done = rollouts.finish(models, ledger, policy_digest=policy_digest, actor=ACTOR, now=now)
     if isinstance(done, Promotion) and done.entry is not None:
         logger.info("%s: %s", done.status, done.reason)
         emit_entry(registry.model_name, done.entry)
@@ -78,7 +81,3 @@ def steer_rollout(
         emit_entry(registry.model_name, tick.entry)
         publish_entry(registry.model_name, tick.entry)
     return tick
-
-
-def _actor() -> str:
-    return f"advance ({runtime.flow_run.name or 'by hand'})"

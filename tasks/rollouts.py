@@ -22,11 +22,16 @@ from ranking.values import Value
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_serving
-from tasks.champion import commit, reconcile
+from tasks.champion import reconcile
 from tasks.routing import last_rollout, rollout_of
 from tasks.succession import quarantined, serving_version
 
 logger = logging.getLogger("feedloop.rollouts")
+
+_LONGEST_REASON = 1500
+"""Characters of a step's reason: an entry of the ledger holds the state besides."""
+
+_STEER_TRIES = 5
 
 Verb = Literal["pause", "resume", "abort"]
 """What a person can do to a rollout."""
@@ -93,7 +98,7 @@ def begin(
 
     Raises:
         PromotionRefused: another rollout is on its way, or there is no champion to compare with.
-        StaleChampion: somebody else changed who serves.
+        StaleChampion: somebody else changed who serves, or began a rollout at the same moment.
     """
     entries = ledger.entries()
     other = running(entries)
@@ -125,7 +130,8 @@ def begin(
             "rollout": _kept(rollout),
         }
     )
-    entry = commit(ledger, begun, head)
+    # Not `commit`: that lets steps of rollouts in between, and of two that begin at once both would.
+    entry = _appended(ledger, begun, head)
     _tell(registry, entry)
     return entry
 
@@ -175,18 +181,26 @@ def steer(registry: Registry, ledger: Ledger, *, verb: Verb, actor: str, reason:
 
     Raises:
         PromotionRefused: none is on its way, its state does not allow it, or no reason was given.
-        StaleChampion: somebody else moved it meanwhile; nothing was done.
+        StaleChampion: others moved it again and again; nothing was done.
     """
     if not reason.strip():
         raise PromotionRefused(f"To {verb} a rollout, give a reason: it is written to the ledger.")
-    head = reconcile(registry, ledger)
-    rollout = running(ledger.entries())
-    if rollout is None:
-        raise PromotionRefused(f"No rollout is on its way, so there is nothing to {verb}.")
     change = {"pause": states.pause, "resume": states.resume, "abort": states.abort}[verb]
-    moved = change(rollout, actor=actor, reason=reason, now=now)
-    entry = _write(registry, ledger, head, moved, actor=actor, reason=f"{verb}: {reason}", now=now)
-    return Tick(rollout=moved, step=None, entry=entry)
+    for remaining in reversed(range(_STEER_TRIES)):
+        head = reconcile(registry, ledger)
+        rollout = running(ledger.entries())
+        if rollout is None:
+            raise PromotionRefused(f"No rollout is on its way, so there is nothing to {verb}.")
+        moved = change(rollout, actor=actor, reason=reason, now=now)
+        try:
+            entry = _write(registry, ledger, head, moved, actor=actor, reason=f"{verb}: {reason}", now=now)
+        except StaleChampion:
+            # A tick came first.  Who wants to stop it wants that in the next stage too.
+            if not remaining:
+                raise
+            continue
+        return Tick(rollout=moved, step=None, entry=entry)
+    raise AssertionError("the last try returns or raises")
 
 
 def finish(
@@ -356,16 +370,13 @@ def _write(
         at=now,
         rollout=_kept(rollout),
     )
-    entry = _appended(ledger, draft, head, rollout)
+    entry = _appended(ledger, draft, head)
     _tell(registry, entry)
     return entry
 
 
-_LONGEST_REASON = 1500
-
-
-def _appended(ledger: Ledger, draft: Draft, head: LedgerEntry | None, rollout: Rollout) -> LedgerEntry:
-    """Take the next place.  Entries about other things may come in between; a step of this rollout may not."""
+def _appended(ledger: Ledger, draft: Draft, head: LedgerEntry | None) -> LedgerEntry:
+    """Take the next place.  Refusals may come in between; a step of a rollout or another champion may not."""
     while True:
         try:
             return ledger.append(draft, head)

@@ -11,7 +11,7 @@ from ranking.approval import ApprovalRules
 from ranking.errors import ApprovalReused, PromotionRefused, RollbackError, StaleChampion
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.health import HealthWindow, Sessions
-from ranking.results import Approval, Decision, Evidence, ModelRef, Operation, Promotion
+from ranking.results import Approval, Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion
 from ranking.rollout import Action, ReleasePlan, Rollout, RolloutStatus
 from ranking.rollout_checks import StageEvidence
 from ranking.strategies import AbTest, Canary, RampStage, Strategy
@@ -244,6 +244,38 @@ def test_one_rollout_at_a_time(shop: Shop) -> None:
     _, evidence = planned(shop, "3", CANARY)
     with pytest.raises(PromotionRefused, match="Version 2 is on its way to its users"):
         answer(shop, evidence, approval_of(evidence))
+
+
+def test_of_two_that_begin_at_once_one_is_told_that_it_was_second(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, evidence = planned(shop, "3", CANARY)
+    own = shop.ledger.entries
+
+    def nobody_yet(entries: object) -> None:
+        """What both saw before either had written."""
+        monkeypatch.undo()
+        monkeypatch.setattr(promotions, "verify_serving", verify_bundle)
+        begun(shop, "2")
+
+    monkeypatch.setattr(rollouts, "running", nobody_yet)
+    with pytest.raises(StaleChampion):
+        answer(shop, evidence, approval_of(evidence))
+    assert [entry.subject for entry in own() if entry.rollout is not None] == ["2"]
+
+
+def test_who_stops_a_rollout_is_not_turned_away_by_a_tick(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(shop)
+    real, ticked = rollouts.running, []
+
+    def seen_before_the_tick(entries: tuple[LedgerEntry, ...]) -> Rollout | None:
+        found = real(entries)
+        if not ticked:
+            ticked.append(True)
+            tick(shop, NOW + timedelta(hours=1))
+        return found
+
+    monkeypatch.setattr(rollouts, "running", seen_before_the_tick)
+    ended = rollouts.steer(shop.registry, shop.ledger, verb="abort", actor="eve", reason="stop it", now=NOW)
+    assert (ended.rollout.status, ended.rollout.stage) == (RolloutStatus.ABORTED, 1)
 
 
 def test_of_many_ticks_at_once_one_moves_the_rollout(shop: Shop) -> None:
