@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks.table import Row
 from ranking.comparison import Scored, compare
-from ranking.results import ModelRef, Verdict, Window
+from ranking.results import ModelRef, Verdict
+from ranking.times import Window
 from ranking.verdict import GateKnobs, decide
 
 BOOTSTRAPS = 1_000

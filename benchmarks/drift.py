@@ -22,7 +22,7 @@ from ranking.data_quality.knobs import QualityKnobs
 from ranking.drift import Drift, DriftKnobs, measure_drift
 from ranking.features import Schema
 from ranking.reference import Reference, ReferenceKnobs, build_reference
-from ranking.results import Window
+from ranking.times import Window
 
 OTHER = os.environ.get("EVIDENTLY_PYTHON")
 """The Python of an environment with Evidently; without it that row is left out."""

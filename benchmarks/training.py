@@ -27,7 +27,7 @@ from ranking.encoding import Encoder
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, resolve
 from ranking.metrics import auc
 from ranking.models import DeepMLPKnobs, ModelKnobs, TwoTowerKnobs, build_ranker
-from ranking.results import Window
+from ranking.times import Window
 from ranking.training import Fitted, TrainingKnobs, fit
 
 ROWS = 1_000_000

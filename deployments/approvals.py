@@ -14,7 +14,7 @@ from deployments.session import Session
 from deployments.who import who
 from ranking.errors import ApprovalExpired, NothingToAnswer, ServerUnavailable, WrongEvidence
 from ranking.questions import Question
-from ranking.results import as_utc
+from ranking.times import as_utc
 from ranking.values import Value
 
 if TYPE_CHECKING:

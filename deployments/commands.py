@@ -9,7 +9,8 @@ from deployments.terminal import asker
 from deployments.times import now_of, utc
 from deployments.who import who
 from ranking.errors import SettingsError, StorageError
-from ranking.results import Promotion, Retraining, as_utc
+from ranking.results import Promotion, Retraining
+from ranking.times import as_utc
 from settings.rollout import StrategyName
 
 RETRAIN_NEEDS = ("lightning.pytorch", "mlflow.pyfunc", "pandera.ibis", "matplotlib.backends.backend_agg")

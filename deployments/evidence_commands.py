@@ -9,7 +9,9 @@ from rich.progress import Progress
 
 from deployments.session import Session
 from ranking.errors import ComparisonError, UnknownModel
-from ranking.results import LedgerEntry, ModelRef, as_utc
+from ranking.ledger import LedgerEntry
+from ranking.results import ModelRef
+from ranking.times import as_utc
 
 if TYPE_CHECKING:
     from ranking.gate_check import GateCheck, Scenario

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from deployments.session import Session
 from deployments.times import now_of, utc
-from ranking.results import as_utc
+from ranking.times import as_utc
 
 
 def write(session: Session, *, versions: tuple[str, ...], as_of: datetime | None) -> int:

@@ -7,8 +7,9 @@ from deployments.session import Session
 from deployments.times import now_of, utc
 from deployments.who import who
 from ranking.errors import LedgerBroken
-from ranking.results import LedgerEntry, as_utc
+from ranking.ledger import LedgerEntry
 from ranking.retention import Fate
+from ranking.times import as_utc
 from tasks.champion import serving
 from tasks.rollouts import running
 from tasks.stores import open_both

@@ -2,7 +2,7 @@
 
 from deployments.session import Session
 from deployments.times import now_of
-from ranking.results import as_utc
+from ranking.times import as_utc
 
 SHOWN = 3
 """Decisions that ``feedloop status`` tells."""

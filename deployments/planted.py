@@ -10,9 +10,10 @@ import pandas as pd
 from ranking.bundle import Bundle
 from ranking.errors import UnknownModel
 from ranking.features import Feature, Kind, Owner
+from ranking.fits import Training
 from ranking.history import with_history
 from ranking.interactions import canonical
-from ranking.results import FeatureTable, ModelRef, Snapshot, Split, Trained, Training
+from ranking.results import FeatureTable, ModelRef, Snapshot, Split, Trained
 from ranking.training import fit
 from ranking.world import World, as_known_at
 from settings.model import Settings

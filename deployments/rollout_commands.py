@@ -6,8 +6,8 @@ from deployments.session import Session
 from deployments.times import now_of
 from deployments.who import who
 from ranking.errors import PromotionRefused
-from ranking.results import as_utc
 from ranking.rollout import Rollout
+from ranking.times import as_utc
 from tasks import rollouts
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.storage import write_bytes

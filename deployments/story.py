@@ -6,7 +6,8 @@ from rich.progress import Progress
 
 from deployments.commands import turn
 from deployments.session import Session
-from ranking.results import Promotion, Retraining, as_utc
+from ranking.results import Promotion, Retraining
+from ranking.times import as_utc
 from settings.model import Settings
 from tasks.data import moment_at_share
 from tasks.registry import champion_bundle, champion_now

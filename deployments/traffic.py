@@ -16,10 +16,11 @@ from deployments.session import Session
 from deployments.terminal import asker
 from deployments.times import now_of
 from deployments.who import who
+from ranking.decision import Decision
 from ranking.errors import SettingsError, UnknownModel
 from ranking.health import control_bad_share
-from ranking.results import Decision, as_utc
 from ranking.rollout import Rollout
+from ranking.times import as_utc
 from ranking.traffic import TIME, Traffic, as_logged
 from ranking.world import TRUTH
 from settings.rollout import StrategyName

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from ranking.bundle import Bundle
 from ranking.metrics import auc, log_loss
-from ranking.results import FeatureTable, Snapshot, Window
+from ranking.results import FeatureTable, Snapshot
+from ranking.times import Window
 from ranking.training import fit
 from settings.loading import load
 from settings.model import Settings

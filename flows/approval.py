@@ -11,7 +11,8 @@ from typing import Literal
 
 from prefect.settings import PREFECT_API_URL
 
-from ranking.results import Approval, Confidence, Decision, Evidence
+from ranking.decision import Confidence, Decision
+from ranking.results import Approval, Evidence
 from settings.model import Settings
 from tasks.clock import moment
 from tasks.inquiry import answered_before, inquire

@@ -16,7 +16,9 @@ from ranking.errors import (
     UnknownApprover,
     WrongEvidence,
 )
-from ranking.results import Approval, Evidence, LedgerEntry, Operation, as_utc
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import Approval, Evidence
+from ranking.times import as_utc
 from ranking.values import Knobs
 
 

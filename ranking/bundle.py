@@ -37,7 +37,7 @@ from ranking.encoding import Encoder
 from ranking.errors import BundleError, StorageError, TamperedBundle
 from ranking.features import FeatureSpec
 from ranking.models import ModelKnobs, build_ranker
-from ranking.results import Window
+from ranking.times import Window
 from ranking.values import Value, canonical_json, digest
 
 FORMAT = 1

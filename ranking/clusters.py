@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
+from ranking.measurements import Estimate
 from ranking.placements import BoolArray, FloatArray, IntArray
-from ranking.results import Estimate
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,13 @@ from ranking import influence
 from ranking.clusters import InfluenceSums, estimate
 from ranking.errors import ComparisonError
 from ranking.influence import Measure, unmeasured
+from ranking.measurements import Costs, Estimate, MetricComparison, ScoreHealth, SliceComparison
 from ranking.metrics import constant_log_loss, correlation
 from ranking.pictures import reported
 from ranking.placements import BoolArray, FloatArray, IntArray
-from ranking.results import (
-    Comparison,
-    Costs,
-    Estimate,
-    MetricComparison,
-    ModelRef,
-    ScoreHealth,
-    ServingCheck,
-    SliceComparison,
-    Window,
-)
+from ranking.results import Comparison, ModelRef, ServingCheck
 from ranking.scored import Checked, Scored, by_value, codes
+from ranking.times import Window
 
 __all__ = ["Scored", "by_value", "codes", "compare", "holdout_digest"]
 

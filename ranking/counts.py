@@ -15,8 +15,8 @@ from ranking.bins import ColumnBins, ColumnKind, Layout
 from ranking.cells import Unreadable, as_numbers, canonical
 from ranking.errors import MissingColumn
 from ranking.placements import BoolArray, FloatArray, IntArray
-from ranking.results import Window
 from ranking.sketches import HashArray, KeySketch, hashes_of, value_hashes
+from ranking.times import Window
 from ranking.values import Value
 
 BLOCK = 1 << 16

@@ -24,7 +24,7 @@ from ranking.errors import SettingsError
 from ranking.levels import Level
 from ranking.placements import IntArray
 from ranking.reference import DAY, Reference, ReferenceKnobs, compared
-from ranking.results import Window
+from ranking.times import Window
 from ranking.values import Value
 
 NAMED = 5

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ranking.batches import Examples, predict
 from ranking.errors import TrainingError
+from ranking.fits import Epoch
 from ranking.metrics import auc, log_loss
 from ranking.module import RankerModule
-from ranking.results import Epoch
 
 
 class KeepBest(Callback):

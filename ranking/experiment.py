@@ -20,8 +20,9 @@ from pydantic import AwareDatetime, Field, NonNegativeInt
 
 from ranking.errors import ComparisonError
 from ranking.experiment_knobs import GUARDRAIL_METRICS, ExperimentKnobs, GuardrailMetric
+from ranking.findings import Finding, Status
 from ranking.ratios import Effect, RatioSums, effect
-from ranking.results import Finding, Status, as_utc
+from ranking.times import as_utc
 from ranking.values import Value
 
 

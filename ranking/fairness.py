@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranking.errors import ImmatureLabels, LeakageError, MismatchedRows
-from ranking.results import ModelRef, Window, as_utc
+from ranking.results import ModelRef
 from ranking.split import assert_unseen
+from ranking.times import Window, as_utc
 
 
 def assert_fair(

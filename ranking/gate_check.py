@@ -7,9 +7,12 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ranking.comparison import compare
+from ranking.decision import Decision
 from ranking.gate_world import HoldoutShape, scored, world
 from ranking.guardrails import ON_ARTIFACT, ON_SCORES
-from ranking.results import Decision, Estimate, ModelRef, Window
+from ranking.measurements import Estimate
+from ranking.results import ModelRef
+from ranking.times import Window
 from ranking.values import Value
 from ranking.verdict import GateKnobs, decide
 

@@ -11,8 +11,9 @@ from typing import Self
 import numpy as np
 from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from ranking.results import Finding, Status, as_utc
+from ranking.findings import Finding, Status
 from ranking.sequential import Batches, harm_log_evidence, rarity_log_evidence, safety_log_evidence
+from ranking.times import as_utc
 from ranking.values import Knobs, Value
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ranking.errors import EmptyWindow, InvalidInteractions
 from ranking.features import Kind, Schema
-from ranking.results import Window, as_utc
+from ranking.times import Window, as_utc
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir

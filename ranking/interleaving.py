@@ -20,8 +20,8 @@ from pydantic import Field, NonNegativeInt
 
 from ranking.errors import ComparisonError
 from ranking.hashing import fnv1a
+from ranking.measurements import Estimate
 from ranking.placements import IntArray, checked_codes
-from ranking.results import Estimate
 from ranking.values import Value
 
 Item = TypeVar("Item", bound=Hashable)

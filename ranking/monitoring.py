@@ -9,7 +9,8 @@ from ranking.data_quality.checks import Quality
 from ranking.drift import Drift
 from ranking.performance import Baseline, Performance
 from ranking.reference import DAY, Reference
-from ranking.results import ModelRef, Window
+from ranking.results import ModelRef
+from ranking.times import Window
 from ranking.triggers import Arbitration
 from ranking.triggers.memory import Flight
 from ranking.values import Value

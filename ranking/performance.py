@@ -22,9 +22,11 @@ from ranking.clusters import Clusters, InfluenceSums, estimate
 from ranking.errors import ComparisonError, ImmatureLabels
 from ranking.influence import Measure
 from ranking.levels import Level
+from ranking.measurements import Estimate
 from ranking.placements import BoolArray, FloatArray, IntArray
-from ranking.results import Comparison, Estimate, Window, as_utc
+from ranking.results import Comparison
 from ranking.scored import Checked, Scored
+from ranking.times import Window, as_utc
 from ranking.values import Knobs, Value
 from ranking.verdict import TOLERANCE
 

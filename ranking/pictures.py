@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ranking import metrics, toplists
+from ranking.measurements import Agreement, Curve, Estimate, Lines, MetricComparison
 from ranking.placements import FloatArray
-from ranking.results import Agreement, Curve, Estimate, Lines, MetricComparison
 from ranking.scored import Checked
 from ranking.toplists import Lists
 

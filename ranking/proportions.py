@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from ranking.errors import ComparisonError
+from ranking.measurements import Estimate
 from ranking.placements import FloatArray
-from ranking.results import Estimate
 from ranking.values import Value
 
 

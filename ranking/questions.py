@@ -10,8 +10,9 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, PositiveInt
 
 from ranking.approval import ApprovalRules, known_as, require_valid
+from ranking.decision import Confidence, Decision
 from ranking.errors import ApprovalRefused, TooFewApprovals
-from ranking.results import Approval, Confidence, Decision, Evidence
+from ranking.results import Approval, Evidence
 from ranking.values import Value
 
 

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from pydantic import Field, NonNegativeInt
 
 from ranking.errors import ComparisonError
+from ranking.measurements import Estimate
 from ranking.placements import FloatArray
-from ranking.results import Estimate
 from ranking.values import Value
 
 LEAST_USERS = 100

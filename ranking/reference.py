@@ -20,7 +20,7 @@ from ranking.distances import population_stability
 from ranking.errors import EmptyWindow
 from ranking.features import Schema
 from ranking.placements import IntArray
-from ranking.results import Window, as_utc
+from ranking.times import Window, as_utc
 from ranking.values import Knobs, Value, digest
 
 DAY = timedelta(days=1)

@@ -1,14 +1,16 @@
-"""The frozen values that travel between tasks.
+"""The frozen values that tasks hand to each other.
 
 Read from top to bottom they tell the loop: what was read (``Snapshot``, ``FeatureTable``, ``Split``),
-what was learnt (``Training``, ``ModelRef``), how it compares (``Comparison``), what follows
-(``Finding``, ``Verdict``, ``Evidence``), who agreed (``Approval``) and what was done (``Promotion``,
-``Rollback``, ``LedgerEntry``, ``Retraining``).
+what was learnt (``Trained``, ``ModelRef``), how it compares (``Comparison``), what follows
+(``Verdict``, ``Evidence``), who agreed (``Approval``) and what was done (``Promotion``, ``Rollback``,
+``Retraining``).
+
+Prefect keeps what a task took and gave under the name of its class, module and all, and a run that waits finds
+its results by that name after an upgrade: so these classes stay in this file.  What they are made of has files of
+its own.
 """
 
-from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -18,29 +20,17 @@ from pydantic import (
     NonNegativeInt,
     SerializerFunctionWrapHandler,
     model_serializer,
-    model_validator,
 )
 
+from ranking.decision import Confidence, Decision
 from ranking.features import FeatureSpec, Schema
+from ranking.findings import Finding
+from ranking.fits import Training
+from ranking.ledger import LedgerEntry
+from ranking.measurements import Agreement, Costs, Lines, MetricComparison, ScoreHealth, SliceComparison
+from ranking.times import Window
+from ranking.trial import Trial
 from ranking.values import Value, digest
-
-
-class Window(Value):
-    """A half-open stretch of time, ``[start, end)``."""
-
-    start: AwareDatetime
-    end: AwareDatetime
-
-    @model_validator(mode="after")
-    def _runs_forward(self) -> Self:
-        if self.end < self.start:
-            raise ValueError(f"the window ends ({self.end}) before it starts ({self.start})")
-        return self
-
-    @property
-    def days(self) -> float:
-        """Length in days."""
-        return (self.end - self.start) / timedelta(days=1)
 
 
 class Snapshot(Value):
@@ -89,32 +79,6 @@ class Split(Value):
         return Window(start=self.train.start, end=self.validation.end)
 
 
-class Epoch(Value):
-    """One pass over the training rows."""
-
-    number: NonNegativeInt
-    train_log_loss: float
-    validation_log_loss: float
-    validation_auc: float | None = Field(description="None when the validation slice has one class.")
-    seconds: NonNegativeFloat
-
-
-class Training(Value):
-    """How a fit went.  ``digest`` is the bundle's manifest digest."""
-
-    architecture: str
-    digest: str
-    seed: int
-    device: str
-    epochs: tuple[Epoch, ...]
-    best_epoch: NonNegativeInt
-    rows: NonNegativeInt
-    rows_per_second: NonNegativeFloat
-    parameters: NonNegativeInt
-    learnt: Window
-    warm_started_from: str | None = Field(default=None, description="Digest of the champion's bundle.")
-
-
 class Trained(Value):
     """A fitted model that is saved but not registered yet."""
 
@@ -153,96 +117,6 @@ class ModelRef(Value):
 def challengers_of(name: str) -> str:
     """The registered model that holds every trained version of ``name``, as the trainer registers them."""
     return f"{name}-challengers"
-
-
-class Estimate(Value):
-    """A number and what is known of its error.  ``se`` and bounds are ``None`` when not measurable."""
-
-    value: float
-    se: NonNegativeFloat | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class MetricComparison(Value):
-    """One metric for both models and for the difference challenger - champion.
-
-    ``None`` means not measured (with the reason in ``note``), and nothing measured is never fine.
-    """
-
-    name: str
-    higher_is_better: bool | None = Field(description="None for a metric with a target, such as predicted/actual.")
-    champion: Estimate | None
-    challenger: Estimate | None
-    difference: Estimate | None
-    note: str = ""
-
-
-class Curve(Value):
-    """Points of one line of a picture."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-
-class ScoreHealth(Value):
-    """What one model's scores look like, before anything is measured with them."""
-
-    missing: NonNegativeInt = Field(description="Rows with NaN or infinite scores.")
-    outside: NonNegativeInt = Field(description="Rows with scores below 0 or above 1.")
-    certain: NonNegativeInt = Field(description="Rows with scores of exactly 0 or 1.")
-    lowest: float | None = Field(description="None when no score is a number.")
-    highest: float | None
-    mean: float | None
-
-    @property
-    def constant(self) -> bool:
-        """Whether all scores are the same."""
-        return self.lowest == self.highest
-
-
-class SliceComparison(Value):
-    """Both models on some of the holdout's rows, such as new users; only the differences have intervals."""
-
-    name: str
-    rows: NonNegativeInt
-    positives: NonNegativeInt
-    users: NonNegativeInt
-    items: NonNegativeInt
-    auc: MetricComparison
-    log_loss: MetricComparison
-
-
-class Agreement(Value):
-    """How alike the two models' scores and lists are.  ``None`` where it cannot be measured."""
-
-    stability_index: float | None = Field(description="PSI of the challenger's scores against the champion's.")
-    top_overlap: float | None = Field(description="Share of the champion's top of a list that the challenger keeps.")
-    top: int = Field(description="Length of that top.")
-    overlaps: Curve | None = Field(
-        default=None, description="Length of the top against the share kept, where lists are longer than that."
-    )
-
-
-class Lines(Value):
-    """Pictures of one model on the holdout."""
-
-    roc: Curve | None = Field(description="False against true positive rate; None with one class.")
-    reliability: Curve = Field(description="Mean prediction against click rate, in bins of equal size.")
-    scores: Curve = Field(description="Middle of each bin of scores against the share of rows in it.")
-
-
-class Costs(Value):
-    """What serving the challenger costs.  ``None`` is not measured."""
-
-    latency_p99_milliseconds: NonNegativeFloat | None = Field(
-        default=None,
-        description="99th percentile of 100 requests, each of 100 candidates, scored by MLflow in a process of its "
-        "own on one thread, without the network; of three such rounds the quietest, since a busy machine only adds.",
-    )
-    size_megabytes: NonNegativeFloat | None = Field(
-        default=None, description="The bundle's files on disk, in millions of bytes."
-    )
 
 
 class ServingCheck(Value):
@@ -303,39 +177,6 @@ class Comparison(Value):
         return (self.auc, self.log_loss, self.gauc, self.calibration, *self.others)
 
 
-class Status(StrEnum):
-    """What a guardrail found, from good to bad."""
-
-    OK = "ok"
-    UNPROVEN = "unproven"
-    HARM = "harm"
-
-
-class Finding(Value):
-    """One guardrail's answer, in words and numbers."""
-
-    rule: str
-    status: Status
-    sentence: str
-    numbers: dict[str, float | None] = Field(default_factory=dict)
-
-
-class Decision(StrEnum):
-    """What should happen to the challenger."""
-
-    PROMOTE = "PROMOTE"
-    A_B_TEST = "A_B_TEST"
-    REJECT = "REJECT"
-
-
-class Confidence(StrEnum):
-    """How sure the verdict is."""
-
-    HIGH = "high"
-    MEDIUM = "medium"
-    LOW = "low"
-
-
 class Verdict(Value):
     """The gate's decision, with its reason."""
 
@@ -347,18 +188,6 @@ class Verdict(Value):
     minimum_detectable_effect: float | None = Field(
         default=None, description="Smallest true AUC gain that this holdout would promote with 80 % probability."
     )
-
-
-class Trial(Value):
-    """What live users said about a challenger: the verdict of an A/B test that ran to its end."""
-
-    rollout: str = Field(description="Id of the rollout; the ledger holds all its steps.")
-    verdict: str
-    reason: str
-    began: AwareDatetime
-    ended: AwareDatetime
-    findings: tuple[Finding, ...] = ()
-    numbers: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Evidence(Value):
@@ -419,61 +248,6 @@ class Approval(Value):
         return digest(self)
 
 
-class Operation(StrEnum):
-    """What a ledger entry records."""
-
-    PROMOTE = "promote"
-    ROLLBACK = "rollback"
-    DECLINE = "decline"
-    REFUSE = "refuse"
-    ROLLOUT = "rollout"
-
-    @property
-    def moves(self) -> bool:
-        """Whether such an entry says who serves from then on; the others only record that nothing changed."""
-        return self in {Operation.PROMOTE, Operation.ROLLBACK}
-
-
-class LedgerEntry(Value):
-    """One line of the append-only history of who serves."""
-
-    number: int = Field(ge=1)
-    operation: Operation
-    before: str | None = Field(description="Version that served before; None for the first champion.")
-    after: str | None = Field(description="Version that serves after this entry.")
-    subject: str = Field(description="Version the entry is about: the challenger, or the target of a rollback.")
-    digest: str = Field(description="Manifest digest of the subject's bundle.")
-    evidence_digest: str | None
-    forced: bool
-    actor: str
-    reason: str
-    at: AwareDatetime
-    previous_hash: str = Field(description="Hash of the entry before; empty for the first.")
-    release_digest: str | None = Field(default=None, description="Digest of the released copy, code and all.")
-    approval_digest: str | None = Field(default=None, description="Digest of the approval that was used up.")
-    channel: str | None = Field(default=None, description="How the approval was given.")
-    requested_by: str | None = Field(default=None, description="Who asked for it.")
-    request: str | None = Field(default=None, description="The run that did it; a repeated run does it once.")
-    rollout: dict[str, JsonValue] | None = Field(
-        default=None, description="State of a rollout from here on; see :mod:`ranking.rollout`."
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_what_older_entries_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The hash of an entry must not change when a later feedloop adds a field: absent stays absent.
-        plain: dict[str, Any] = handler(self)
-        return {name: value for name, value in plain.items() if value is not None or name in _FIRST_FIELDS}
-
-    @property
-    def hash(self) -> str:
-        """sha256 of this entry, chained through ``previous_hash``."""
-        return digest(self)
-
-
-_FIRST_FIELDS = {"before", "after", "evidence_digest"}
-"""Fields that are written even when they are None, as they were in the first version of the ledger."""
-
-
 class Promotion(Value):
     """What ``promote`` did, or why it did nothing."""
 
@@ -493,15 +267,6 @@ class Rollback(Value):
     replaced: ModelRef
     reason: str
     entry: LedgerEntry
-
-
-class Service(Value):
-    """A stretch of time in which one version served."""
-
-    version: str
-    start: AwareDatetime
-    end: AwareDatetime | None = Field(description="None while it serves.")
-    started_by: LedgerEntry
 
 
 class Report(Value):
@@ -536,8 +301,3 @@ class Retraining(Value):
     def verdict(self) -> Verdict:
         """What follows from it."""
         return self.evidence.verdict
-
-
-def as_utc(moment: datetime) -> str:
-    """A moment as people read it: ``2026-01-31 23:59 UTC``."""
-    return moment.strftime("%Y-%m-%d %H:%M UTC")

@@ -9,7 +9,8 @@ from enum import StrEnum
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ranking.results import LedgerEntry, as_utc
+from ranking.ledger import LedgerEntry
+from ranking.times import as_utc
 from ranking.values import Knobs, Value
 
 

@@ -13,8 +13,9 @@ from pydantic import AwareDatetime, Field, JsonValue, NonNegativeInt, Validation
 from ranking.assignment import Namespace, RoutingTable, split
 from ranking.errors import ComparisonError, PromotionRefused
 from ranking.experiment import Readout
+from ranking.findings import Finding
 from ranking.health import HealthKnobs
-from ranking.results import Evidence, Finding
+from ranking.results import Evidence
 from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage, Stage, Strategy
 from ranking.values import Value
 

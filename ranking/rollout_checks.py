@@ -15,10 +15,10 @@ from pydantic import Field, NonNegativeInt
 
 from ranking import health, shadow_checks
 from ranking.experiment import ExperimentEvidence, Readout, read
+from ranking.findings import Finding, Status
 from ranking.health import HealthWindow
 from ranking.interleaving import Preference, Preferred
 from ranking.ratios import Effect, RatioSums, effect
-from ranking.results import Finding, Status
 from ranking.rollout import Rollout
 from ranking.sequential import confidence_sequence_bound, imbalance_log_evidence
 from ranking.shadow import ShadowComparison

@@ -37,7 +37,7 @@ from pydantic import AwareDatetime, NonNegativeInt, ValidationError
 from ranking.cells import whole_number
 from ranking.errors import FeaturesError
 from ranking.features import FeatureSpec, HistoryKey, Kind, Owner
-from ranking.results import Window
+from ranking.times import Window
 from ranking.values import Value, digest
 
 FORMAT = 1

@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ranking import metrics, toplists
+from ranking.measurements import Estimate
 from ranking.placements import FloatArray, IntArray, checked_codes, checked_scores
 from ranking.ratios import LEAST_USERS, RatioSums
-from ranking.results import Estimate
 from ranking.values import Value
 
 

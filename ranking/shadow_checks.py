@@ -6,7 +6,7 @@ there the shadow is INVALID.  A number nobody measured is unproven, never fine.
 
 from pydantic import Field
 
-from ranking.results import Finding, Status
+from ranking.findings import Finding, Status
 from ranking.shadow import ShadowComparison
 from ranking.values import Knobs
 

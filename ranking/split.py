@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from ranking.errors import LeakageError, SplitError
-from ranking.results import Split, Window, as_utc
+from ranking.results import Split
+from ranking.times import Window, as_utc
 from ranking.values import Knobs
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -11,10 +11,11 @@ from datetime import datetime
 from ranking import health
 from ranking.errors import ComparisonError
 from ranking.experiment import TestVerdict
-from ranking.results import Finding, Status, as_utc
+from ranking.findings import Finding, Status
 from ranking.rollout import Action, Rollout, RolloutStatus, Step
 from ranking.rollout_checks import BLAMELESS, CHECKS, INVALIDATING, Check, Situation, StageEvidence
 from ranking.strategies import AbStage
+from ranking.times import as_utc
 
 
 def next_step(rollout: Rollout, evidence: StageEvidence, now: datetime, checks: tuple[Check, ...] = CHECKS) -> Step:

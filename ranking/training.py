@@ -15,8 +15,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ranking.errors import TrainingError
 from ranking.features import FeatureSpec
+from ranking.fits import Epoch, Training
 from ranking.models import ModelKnobs, build_ranker
-from ranking.results import Epoch, Training, Window
+from ranking.times import Window
 from ranking.values import Knobs
 
 if TYPE_CHECKING:

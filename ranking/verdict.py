@@ -19,10 +19,13 @@ from statistics import NormalDist
 from pydantic import Field
 
 from ranking.clusters import critical
+from ranking.decision import Confidence, Decision
+from ranking.findings import Finding, Status
 from ranking.guardrails import GUARDRAILS, check, worst
 from ranking.guardrails.findings import POWER, Rule
 from ranking.guardrails.knobs import GuardrailKnobs
-from ranking.results import Comparison, Confidence, Decision, Estimate, Finding, Status, Verdict
+from ranking.measurements import Estimate
+from ranking.results import Comparison, Verdict
 
 TOLERANCE = 1e-12
 """Thresholds are compared with this slack: in floats 0.29 - 0.28 is less than 0.01."""

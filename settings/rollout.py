@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from ranking.decision import Decision
 from ranking.experiment_knobs import ExperimentKnobs
-from ranking.results import Decision, Evidence
+from ranking.results import Evidence
 from ranking.rollout import ReleasePlan, RolloutKnobs
 from ranking.strategies import AbTest, Canary, Immediate, RampStage, Shadow
 from ranking.values import Knobs

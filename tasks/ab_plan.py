@@ -10,7 +10,7 @@ from ranking.errors import EmptyWindow
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.planning import Plan, plan
 from ranking.ratios import RatioSums
-from ranking.results import as_utc
+from ranking.times import as_utc
 from settings.effects import DataKnobs
 from tasks.adapters.warehouse import open_warehouse
 

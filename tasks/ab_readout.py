@@ -9,11 +9,12 @@ from ranking.assignment import CONTROL, TREATMENT
 from ranking.errors import ComparisonError, PromotionRefused
 from ranking.experiment import ExperimentEvidence, Readout, read
 from ranking.experiment_knobs import GUARDRAIL_METRICS
+from ranking.measurements import Estimate
 from ranking.proportions import ProportionTest, compare_proportions
 from ranking.ratios import Effect, effect
-from ranking.results import Estimate, as_utc
 from ranking.rollout import Rollout
 from ranking.strategies import AbStage
+from ranking.times import as_utc
 from tasks.stage_evidence import Logs, daily_clicks, experiment_evidence, users_of_test
 
 

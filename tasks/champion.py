@@ -3,7 +3,8 @@
 import logging
 
 from ranking.errors import BundleError, StaleChampion, UnknownModel
-from ranking.results import LedgerEntry, ModelRef
+from ranking.ledger import LedgerEntry
+from ranking.results import ModelRef
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from tasks.succession import back_to, last_move, serving_version

@@ -21,8 +21,9 @@ from ranking.features import Feature, FeatureSpec, Schema, resolve
 from ranking.fingerprint import fingerprint
 from ranking.history import OBSERVED, with_history
 from ranking.interactions import canonical, check_not_future, check_rows, check_types
-from ranking.results import FeatureTable, Snapshot, Split, Window, as_utc
+from ranking.results import FeatureTable, Snapshot, Split
 from ranking.split import EPOCH, SplitKnobs, split_by_time
+from ranking.times import Window, as_utc
 from ranking.values import digest
 from settings.effects import DataKnobs
 from tasks.adapters.warehouse import Warehouse, open_warehouse

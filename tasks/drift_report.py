@@ -12,7 +12,7 @@ from ranking.data_quality.checks import Quality
 from ranking.drift import ColumnDrift, Drift
 from ranking.monitoring import DriftReport, Frozen, Scores, Weighed
 from ranking.performance import Performance
-from ranking.results import as_utc
+from ranking.times import as_utc
 from tasks.adapters.storage import write_bytes
 from tasks.drift_picture import drift_picture
 from tasks.retries import RETRY_STORAGE

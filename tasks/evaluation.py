@@ -14,7 +14,8 @@ from ranking.errors import ComparisonError
 from ranking.fairness import assert_fair
 from ranking.features import Schema
 from ranking.gate_world import HoldoutShape, shape_of
-from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Verdict, as_utc
+from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Verdict
+from ranking.times import as_utc
 from ranking.verdict import GateKnobs, decide
 from settings.effects import RegistryKnobs
 from tasks.adapters.storage import temporary_folder

@@ -9,7 +9,7 @@ from datetime import datetime
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 
-from ranking.results import LedgerEntry, Operation
+from ranking.ledger import LedgerEntry, Operation
 
 _NAMES = {
     Operation.PROMOTE: "feedloop.model.promoted",

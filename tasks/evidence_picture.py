@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from ranking.results import Comparison, Curve, SliceComparison, Status, Verdict
+from ranking.findings import Status
+from ranking.measurements import Curve, SliceComparison
+from ranking.results import Comparison, Verdict
 from ranking.verdict import GateKnobs
 from tasks.gauges import Gauge, gauges
 from tasks.pictures import BAD, CHALLENGER, CHAMPION, GOOD, png, titled_figure

@@ -11,10 +11,12 @@ from prefect import task
 from ranking.bins import ColumnKind, kinds_of
 from ranking.errors import RegistryError, UnknownModel
 from ranking.features import FeatureSpec, HistoryKnobs
+from ranking.ledger import Operation
 from ranking.monitoring import SCORE, Frozen
 from ranking.performance import Baseline
 from ranking.reference import ReferenceKnobs, build_reference
-from ranking.results import Evidence, FeatureTable, ModelRef, Operation, Snapshot, as_utc
+from ranking.results import Evidence, FeatureTable, ModelRef, Snapshot
+from ranking.times import as_utc
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.registry import Registry

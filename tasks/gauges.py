@@ -1,6 +1,8 @@
 """What the gate measured beside what it allows: the numbers that the evidence picture draws."""
 
-from ranking.results import Comparison, Estimate, Finding, Status, Verdict
+from ranking.findings import Finding, Status
+from ranking.measurements import Estimate
+from ranking.results import Comparison, Verdict
 from ranking.values import Value
 from ranking.verdict import GateKnobs
 

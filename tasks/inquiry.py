@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from ranking.approval import known_as
 from ranking.questions import Question, more_needed, sum_up
-from ranking.results import Approval, Evidence, as_utc
+from ranking.results import Approval, Evidence
+from ranking.times import as_utc
 from settings.effects import ApprovalKnobs
 from settings.model import Settings
 from tasks.clock import moment

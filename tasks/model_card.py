@@ -1,6 +1,8 @@
 """What a version says of itself in MLflow: tags for programs, a short description for people."""
 
-from ranking.results import Evidence, LedgerEntry, ModelRef, as_utc
+from ranking.ledger import LedgerEntry
+from ranking.results import Evidence, ModelRef
+from ranking.times import as_utc
 
 
 def entry_tags(status: str, entry: LedgerEntry) -> dict[str, str]:

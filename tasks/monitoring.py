@@ -18,8 +18,9 @@ from ranking.features import Schema, resolve
 from ranking.interactions import canonical
 from ranking.monitoring import SCORE, Frozen, Scores, matured_days
 from ranking.performance import MaturedDay, PerformanceKnobs, measure_performance
-from ranking.results import ModelRef, Window, as_utc
+from ranking.results import ModelRef
 from ranking.scored import codes
+from ranking.times import Window, as_utc
 from ranking.triggers import Signals
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.storage import temporary_folder

@@ -3,7 +3,9 @@
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from ranking.results import Comparison, Curve, Lines, Training, Verdict
+from ranking.fits import Training
+from ranking.measurements import Curve, Lines
+from ranking.results import Comparison, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,12 @@ from datetime import datetime
 from typing import Literal
 
 from ranking.approval import ApprovalRules, require_valid
+from ranking.decision import Decision
 from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
-from ranking.results import Approval, Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion, as_utc
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import Approval, Evidence, ModelRef, Promotion
 from ranking.rollout import plan_of
+from ranking.times import as_utc
 from tasks import rollouts
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry

@@ -6,9 +6,11 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.settings import PREFECT_UI_URL
 
+from ranking.measurements import MetricComparison
 from ranking.questions import Question
-from ranking.results import Evidence, MetricComparison, ModelRef, as_utc, challengers_of
+from ranking.results import Evidence, ModelRef, challengers_of
 from ranking.rollout import plan_of
+from ranking.times import as_utc
 from tasks.reports import artifact_key, told_plan
 
 

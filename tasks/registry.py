@@ -15,16 +15,8 @@ from prefect import runtime, task
 
 from ranking.errors import StorageError, UnknownModel
 from ranking.features import Feature
-from ranking.results import (
-    Evidence,
-    FeatureTable,
-    LedgerEntry,
-    ModelRef,
-    Report,
-    Snapshot,
-    Split,
-    Trained,
-)
+from ranking.ledger import LedgerEntry
+from ranking.results import Evidence, FeatureTable, ModelRef, Report, Snapshot, Split, Trained
 from ranking.rollout import ReleasePlan
 from settings.effects import RegistryKnobs
 from tasks.adapters.registry import CHALLENGER

@@ -7,8 +7,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
+from ranking.decision import Decision
 from ranking.errors import FeedloopError
-from ranking.results import Decision, Verdict
+from ranking.results import Verdict
 from ranking.values import Value
 from ranking.verdict import GateKnobs, decide
 from settings.effects import RegistryKnobs

@@ -8,8 +8,11 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import TaskRunContext
 
-from ranking.results import Comparison, Estimate, Evidence, LedgerEntry, MetricComparison, ModelRef, Report, as_utc
+from ranking.ledger import LedgerEntry
+from ranking.measurements import Estimate, MetricComparison
+from ranking.results import Comparison, Evidence, ModelRef, Report
 from ranking.rollout import plan_of
+from ranking.times import as_utc
 from ranking.verdict import GateKnobs
 from tasks.adapters.storage import write_bytes
 from tasks.evidence_picture import evidence_picture

@@ -11,7 +11,9 @@ from ranking.errors import (
     StorageError,
     UnknownModel,
 )
-from ranking.results import LedgerEntry, ModelRef, Operation, Rollback, as_utc
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import ModelRef, Rollback
+from ranking.times import as_utc
 from tasks import rollouts
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry

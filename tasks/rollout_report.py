@@ -5,9 +5,10 @@ import re
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
-from ranking.results import LedgerEntry, as_utc
+from ranking.ledger import LedgerEntry
 from ranking.rollout import Rollout
 from ranking.rollout_checks import StageEvidence
+from ranking.times import as_utc
 from tasks.rollouts import Tick
 
 

@@ -13,11 +13,14 @@ from pydantic import Field
 
 from ranking import rollout as states
 from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
-from ranking.results import Evidence, LedgerEntry, ModelRef, Operation, Promotion, Trial, as_utc
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import Evidence, ModelRef, Promotion
 from ranking.rollout import Action, ReleasePlan, Rollout, RolloutStatus, Step, Transition
 from ranking.rollout_checks import StageEvidence
 from ranking.steps import next_step
 from ranking.strategies import AbStage
+from ranking.times import as_utc
+from ranking.trial import Trial
 from ranking.values import Value
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry

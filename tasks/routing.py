@@ -7,7 +7,8 @@ from pydantic import Field, NonNegativeInt, ValidationError
 
 from ranking.assignment import RoutingTable
 from ranking.errors import LedgerBroken
-from ranking.results import LedgerEntry, ModelRef
+from ranking.ledger import LedgerEntry
+from ranking.results import ModelRef
 from ranking.rollout import Rollout, routing
 from ranking.values import Value
 from tasks.adapters.ledger import Ledger

@@ -8,7 +8,8 @@ from prefect import runtime, task
 
 from ranking.approval import ApprovalRules
 from ranking.errors import AccessDenied
-from ranking.results import Approval, Evidence, LedgerEntry, ModelRef, Promotion, Rollback
+from ranking.ledger import LedgerEntry
+from ranking.results import Approval, Evidence, ModelRef, Promotion, Rollback
 from settings.effects import RegistryKnobs
 from tasks import promotion
 from tasks.champion import reconcile, serving

@@ -10,9 +10,10 @@ from prefect import task
 from ranking.errors import BundleError, EmptyWindow, MissingColumn, RegistryUnavailable, SettingsError
 from ranking.features import FeatureSpec, Owner
 from ranking.interactions import canonical, check_rows, check_types
-from ranking.results import ModelRef, Window, as_utc
+from ranking.results import ModelRef
 from ranking.serving_features import ITEMS, USERS, FeaturesManifest, ServingTable, history_file, specification_key
 from ranking.serving_tables import history_tables, profiles
+from ranking.times import Window, as_utc
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.feature_tables import checksum, publish
 from tasks.adapters.registry import CHALLENGER, PREVIOUS

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ranking.errors import DataError, FeedloopError
+from ranking.measurements import Estimate
 from ranking.placements import FloatArray
-from ranking.results import Estimate, Evidence, FeatureTable, ModelRef
+from ranking.results import Evidence, FeatureTable, ModelRef
 from ranking.scored import codes
 from ranking.shadow import FeatureCoverage, ShadowComparison, ShadowSums, compare_shadow, paired_log_loss
 from ranking.values import digest

@@ -22,11 +22,11 @@ from ranking.experiment import Arms, ExperimentEvidence
 from ranking.health import HealthWindow, Sessions
 from ranking.interleaving import Preference, preference
 from ranking.ratios import RatioSums
-from ranking.results import Window
 from ranking.rollout import Rollout
 from ranking.rollout_checks import StageEvidence
 from ranking.scored import codes
 from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage
+from ranking.times import Window
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tasks.retries import RETRY_REGISTRY

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from ranking.results import LedgerEntry, Operation, Service
+from ranking.ledger import LedgerEntry, Operation, Service
 
 
 def serving_version(entries: tuple[LedgerEntry, ...]) -> str | None:

@@ -10,8 +10,9 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
 from ranking.bundle import Bundle
+from ranking.fits import Epoch
 from ranking.models import ModelKnobs
-from ranking.results import Epoch, FeatureTable, ModelRef, Split, Trained
+from ranking.results import FeatureTable, ModelRef, Split, Trained
 from ranking.training import TrainingKnobs, fit
 from settings.effects import RegistryKnobs
 from tasks.adapters.storage import published, temporary_folder

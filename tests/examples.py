@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from ranking.comparison import Scored, compare
-from ranking.results import Costs, Evidence, ModelRef, ServingCheck, Verdict, Window
+from ranking.measurements import Costs
+from ranking.results import Evidence, ModelRef, ServingCheck, Verdict
+from ranking.times import Window
 from ranking.verdict import GateKnobs, decide
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)

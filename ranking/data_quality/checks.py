@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 from ranking.counts import Counts
 from ranking.data_quality.knobs import QualityKnobs
 from ranking.reference import Reference
-from ranking.results import Window
+from ranking.times import Window
 from ranking.values import Value
 
 CHANCE = 1e-3

@@ -6,7 +6,7 @@ from ranking.counts import Counts, label_rate
 from ranking.data_quality.checks import Check, Health, beyond_chance, graded
 from ranking.data_quality.knobs import QualityKnobs
 from ranking.reference import Reference
-from ranking.results import as_utc
+from ranking.times import as_utc
 
 HOUR = timedelta(hours=1)
 

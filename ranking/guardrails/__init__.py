@@ -8,13 +8,14 @@ is one function in a file of this package and one word in one of the two lists b
 
 from collections.abc import Iterable
 
+from ranking.findings import Finding, Status
 from ranking.guardrails.findings import Rule
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.guardrails.quality import calibration, gauc, log_loss
 from ranking.guardrails.sanity import evidence, latency, score_sanity, size
 from ranking.guardrails.serving import serving
 from ranking.guardrails.slices import slices
-from ranking.results import Comparison, Finding, Status
+from ranking.results import Comparison
 
 ON_SCORES: tuple[Rule, ...] = (score_sanity, evidence, log_loss, gauc, calibration, slices)
 """Need labels and scores alone, so that a simulation can ask them."""

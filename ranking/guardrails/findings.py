@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from ranking.clusters import critical
+from ranking.findings import Finding, Status
 from ranking.guardrails.knobs import GuardrailKnobs
-from ranking.results import Comparison, Estimate, Finding, Status
+from ranking.measurements import Estimate
+from ranking.results import Comparison
 
 POWER = 0.8
 """Probability with which an effect called detectable is detected."""

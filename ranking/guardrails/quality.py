@@ -1,8 +1,9 @@
 """Rules on the whole holdout: log loss, ranking within users, calibration."""
 
+from ranking.findings import Finding, Status
 from ranking.guardrails.findings import finding, non_inferior, one_sided, unmeasured
 from ranking.guardrails.knobs import GuardrailKnobs
-from ranking.results import Comparison, Finding, Status
+from ranking.results import Comparison
 
 
 def log_loss(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:

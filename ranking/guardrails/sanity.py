@@ -1,8 +1,9 @@
 """Rules that need no champion: sane scores, enough evidence, budgets."""
 
+from ranking.findings import Finding, Status
 from ranking.guardrails.findings import finding
 from ranking.guardrails.knobs import GuardrailKnobs
-from ranking.results import Comparison, Finding, Status
+from ranking.results import Comparison
 
 
 def score_sanity(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:

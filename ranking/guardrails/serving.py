@@ -1,8 +1,9 @@
 """The rule on the registered artifact: what was compared is what would serve."""
 
+from ranking.findings import Finding, Status
 from ranking.guardrails.findings import finding
 from ranking.guardrails.knobs import GuardrailKnobs
-from ranking.results import Comparison, Finding, Status
+from ranking.results import Comparison
 
 
 def serving(comparison: Comparison, knobs: GuardrailKnobs) -> Finding | None:

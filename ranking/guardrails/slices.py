@@ -7,10 +7,12 @@ from statistics import NormalDist
 import numpy as np
 
 from ranking.clusters import critical
+from ranking.findings import Finding, Status
 from ranking.guardrails.findings import POWER, finding
 from ranking.guardrails.knobs import GuardrailKnobs
+from ranking.measurements import SliceComparison
 from ranking.placements import BoolArray, FloatArray
-from ranking.results import Comparison, Finding, SliceComparison, Status
+from ranking.results import Comparison
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ trigger or veto is one function and one line in its tuple.
 
 from datetime import UTC, datetime, timedelta
 
-from ranking.results import Window
+from ranking.times import Window
 from ranking.triggers.asking import combined, drift, manual, performance, schedule, volume
 from ranking.triggers.memory import (
     FAULTY,

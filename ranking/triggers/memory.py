@@ -9,7 +9,7 @@ from ranking.data_quality.checks import Quality
 from ranking.drift import Drift
 from ranking.levels import Level
 from ranking.performance import Performance
-from ranking.results import Window
+from ranking.times import Window
 from ranking.values import Knobs, Value
 
 EVIDENCE = frozenset({"drift", "performance", "combined", "volume"})

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from ranking.results import as_utc
+from ranking.times import as_utc
 from ranking.triggers.memory import EVIDENCE
 from ranking.triggers.values import Answer, Case
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime
 
-from ranking.results import Window
+from ranking.times import Window
 from ranking.triggers.memory import Flight, Memory, Signals, TriggerKnobs
 from ranking.values import Value
 

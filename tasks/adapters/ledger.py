@@ -12,7 +12,7 @@ from typing import Protocol
 from pydantic import AwareDatetime, JsonValue, ValidationError
 
 from ranking.errors import LedgerBroken, RegistryError, StaleChampion
-from ranking.results import LedgerEntry, Operation
+from ranking.ledger import LedgerEntry, Operation
 from ranking.values import Value, canonical_json
 
 LONGEST_ENTRY = 6000

@@ -5,7 +5,7 @@ author, whatever happens.
 """
 
 from ranking.errors import RegistryError, UnknownModel
-from ranking.results import LedgerEntry
+from ranking.ledger import LedgerEntry
 from tasks.adapters.ledger import Draft, chained, read_chain, settled, trusted, written
 from tasks.adapters.mlflow_errors import answered
 from tasks.adapters.mlflow_store import Store

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranking.errors import BundleError, RegistryError, RegistryUnavailable, StorageError, TamperedBundle, UnknownModel
-from ranking.results import Evidence, ModelRef, Snapshot, Training, Window, challengers_of
+from ranking.fits import Training
+from ranking.results import Evidence, ModelRef, Snapshot, challengers_of
+from ranking.times import Window
 from settings.addresses import shown
 from tasks.adapters import mlflow_evidence
 from tasks.adapters.mlflow_errors import answered

@@ -4,7 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ranking.results import Evidence, Snapshot, Training
+from ranking.fits import Training
+from ranking.results import Evidence, Snapshot
 from ranking.values import canonical_json
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ranking.results import Evidence, ModelRef, Snapshot, Training
+from ranking.fits import Training
+from ranking.results import Evidence, ModelRef, Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ranking.errors import BundleError
-from ranking.results import Costs, ModelRef, ServingCheck
+from ranking.measurements import Costs
+from ranking.results import ModelRef, ServingCheck
 from tasks.adapters.clean_process import ask_in_clean_process
 from tasks.adapters.mlflow_package import BUNDLE_FOLDER, GOLDEN_SCORE, model_rows
 from tasks.adapters.registry import Registry

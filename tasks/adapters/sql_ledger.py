@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, Tex
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ranking.errors import AccessDenied, RegistryError, RegistryUnavailable
-from ranking.results import LedgerEntry
+from ranking.ledger import LedgerEntry
 from settings.addresses import shown, without_password
 from tasks.adapters.ledger import Draft, chained, read_chain, settled, trusted, written
 

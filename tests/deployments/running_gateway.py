@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ranking.results import ModelRef, Operation
+from ranking.ledger import Operation
+from ranking.results import ModelRef
 from ranking.rollout import Rollout, begin
 from ranking.strategies import Canary, Strategy
 from tasks.adapters.ledger import Draft

@@ -17,7 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from deployments.cli import app
-from ranking.results import LedgerEntry, ModelRef
+from ranking.ledger import LedgerEntry
+from ranking.results import ModelRef
 from settings.loading import load
 from tests.servers import ROOT, PrefectServer, wait_until
 from tests.tasks.tiny_models import Shop, evidence_about, open_shop, with_database

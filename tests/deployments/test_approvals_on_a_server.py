@@ -23,7 +23,8 @@ from deployments.automations import register_all
 from deployments.definitions import DEPLOYMENTS, Deployment, ensure_pool, register
 from flows.promote import promote
 from flows.propose import propose
-from ranking.results import Approval, ModelRef, Operation
+from ranking.ledger import Operation
+from ranking.results import Approval, ModelRef
 from settings.effects import ScheduleKnobs
 from tests.deployments.prefect_ui import approve
 from tests.deployments.team import Shell, Team

@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.definitions import Deployment, ensure_pool, register
-from ranking.results import Operation
+from ranking.ledger import Operation
 from settings.effects import ScheduleKnobs
 from tests.deployments.team import Team
 from tests.deployments.test_cli import TOML, log

@@ -10,8 +10,9 @@ import pytest
 
 from deployments.cli import app
 from deployments.evidence_commands import affordable
+from ranking.decision import Confidence
 from ranking.errors import UnknownModel
-from ranking.results import Confidence, Evidence, ModelRef
+from ranking.results import Evidence, ModelRef
 from ranking.values import canonical_json, digest
 from ranking.verdict import GateKnobs, decide
 from settings.loading import load

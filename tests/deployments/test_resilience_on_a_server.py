@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
-from ranking.results import Operation
+from ranking.ledger import Operation
 from tests.databases import Databases
 from tests.deployments.team import Team, runs_of
 from tests.deployments.test_cli import TOML, log

@@ -9,8 +9,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.definitions import DEPLOYMENTS, ensure_pool, register
 from ranking.approval import ApprovalRules
+from ranking.decision import Decision
 from ranking.experiment_knobs import ExperimentKnobs
-from ranking.results import Decision, Evidence, ModelRef, Operation
+from ranking.ledger import Operation
+from ranking.results import Evidence, ModelRef
 from ranking.rollout import ReleasePlan, RolloutStatus
 from ranking.strategies import AbTest
 from settings.effects import ScheduleKnobs

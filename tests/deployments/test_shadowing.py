@@ -19,7 +19,8 @@ from deployments.gateway.serving import Loaded, Serving
 from deployments.gateway.shadowing import Shadow
 from ranking.assignment import RoutingTable
 from ranking.bundle import Bundle
-from ranking.results import ModelRef, Status
+from ranking.findings import Status
+from ranking.results import ModelRef
 from ranking.shadow import FeatureCoverage, ShadowSums, compare_shadow
 from ranking.shadow_checks import ShadowKnobs, check_shadow
 from settings.serving import ServingKnobs

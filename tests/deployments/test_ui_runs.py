@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ranking.results import Operation
+from ranking.ledger import Operation
 from tests.deployments.prefect_ui import approve, start_run
 from tests.deployments.team import Team, runs_of
 from tests.deployments.test_cli import TOML, log

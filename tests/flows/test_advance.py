@@ -15,7 +15,8 @@ from flows.propose import propose
 from flows.steer import steer
 from ranking.errors import PromotionRefused
 from ranking.exposures import EXPOSURES, REQUESTS
-from ranking.results import Approval, Evidence, Operation, Promotion
+from ranking.ledger import Operation
+from ranking.results import Approval, Evidence, Promotion
 from ranking.rollout import Action, RolloutStatus
 from settings.loading import load
 from tasks import promotion as promotions

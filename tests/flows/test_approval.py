@@ -16,7 +16,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Running, Suspended
 
 from flows.approval import answered_by, request_approval
-from ranking.results import Approval, Confidence, Decision, Evidence
+from ranking.decision import Confidence, Decision
+from ranking.results import Approval, Evidence
 from settings.effects import ApprovalKnobs
 from settings.model import Settings
 from tasks import inquiry

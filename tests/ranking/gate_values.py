@@ -5,16 +5,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from ranking.comparison import Scored, compare
-from ranking.results import (
-    Comparison,
-    Costs,
-    Estimate,
-    MetricComparison,
-    ModelRef,
-    ScoreHealth,
-    ServingCheck,
-    Window,
-)
+from ranking.measurements import Costs, Estimate, MetricComparison, ScoreHealth
+from ranking.results import Comparison, ModelRef, ServingCheck
+from ranking.times import Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

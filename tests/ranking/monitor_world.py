@@ -18,7 +18,7 @@ from ranking.drift import DriftKnobs, measure_drift
 from ranking.features import Schema
 from ranking.performance import Baseline, MaturedDay, PerformanceKnobs, measure_performance
 from ranking.reference import Reference, ReferenceKnobs, build_reference
-from ranking.results import Window
+from ranking.times import Window
 from ranking.triggers import Arbitration, Memory, Outcome, Signals, TriggerKnobs, arbitrate, settle
 from tests.ranking.gate_values import measured
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, resolve
 from ranking.models import DeepMLPKnobs, ModelKnobs
-from ranking.results import Window
+from ranking.times import Window
 from ranking.training import Fitted, TrainingKnobs, fit
 
 WEEK = Window(start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 1, 8, tzinfo=UTC))

@@ -14,7 +14,8 @@ from ranking.errors import (
     UnknownApprover,
     WrongEvidence,
 )
-from ranking.results import Approval, Evidence, LedgerEntry, Operation
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import Approval, Evidence
 from tests.examples import NOW, evidence
 
 PROOF = evidence(rows=2_000)

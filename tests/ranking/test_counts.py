@@ -13,8 +13,8 @@ from ranking.bins import ColumnBins, ColumnKind, Layout, fit_bins, kinds_of
 from ranking.counts import Counts, count, label_rate, total
 from ranking.errors import InvalidInteractions, MissingColumn
 from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner, Schema
-from ranking.results import Window
 from ranking.sketches import KeySketch, hashes_of
+from ranking.times import Window
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 TODAY = Window(start=START, end=START + timedelta(days=1))

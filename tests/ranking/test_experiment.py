@@ -13,9 +13,9 @@ from statsmodels.stats.power import NormalIndPower
 from ranking.errors import ComparisonError
 from ranking.experiment import ExperimentEvidence, Readout, TestVerdict, read, sample_ratio_p
 from ranking.experiment_knobs import GUARDRAIL_METRICS, ExperimentKnobs
+from ranking.findings import Status
 from ranking.planning import plan
 from ranking.ratios import RatioSums
-from ranking.results import Status
 from tests.ranking.simulated_traffic import MONDAY, TestDays
 
 KNOBS = ExperimentKnobs(weeks=2, min_users_per_arm=3_000)

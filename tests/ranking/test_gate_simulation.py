@@ -13,11 +13,13 @@ import pytest
 from ranking import influence
 from ranking.clusters import Clusters, InfluenceSums, estimate
 from ranking.comparison import Scored
+from ranking.decision import Decision
+from ranking.findings import Status
 from ranking.gate_check import check_gate
 from ranking.gate_world import HoldoutShape, Shares, SliceShape, scored, shape_of, world
 from ranking.guardrails.slices import slices
+from ranking.measurements import Estimate, MetricComparison
 from ranking.metrics import log_loss
-from ranking.results import Decision, Estimate, MetricComparison, Status
 from ranking.verdict import GateKnobs, decide
 from tests.ranking.gate_values import comparison, measured, random_scored
 

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranking.findings import Finding, Status
 from ranking.guardrails import GUARDRAILS, check, worst
 from ranking.guardrails.knobs import GuardrailKnobs
 from ranking.guardrails.quality import calibration, gauc, log_loss
 from ranking.guardrails.sanity import evidence, latency, score_sanity, size
 from ranking.guardrails.serving import serving
 from ranking.guardrails.slices import holm, slices
-from ranking.results import Costs, Finding, ScoreHealth, ServingCheck, SliceComparison, Status
+from ranking.measurements import Costs, ScoreHealth, SliceComparison
+from ranking.results import ServingCheck
 from tests.ranking.gate_values import SERVES, comparison, measured, metric, random_scored
 
 KNOBS = GuardrailKnobs(slice_names=())

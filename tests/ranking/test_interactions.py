@@ -11,7 +11,7 @@ import pytest
 from ranking.errors import EmptyWindow, FeedloopError, InvalidInteractions
 from ranking.features import ColumnKnobs, FeatureGroup, resolve
 from ranking.interactions import canonical, check_not_future, check_rows, check_types
-from ranking.results import Window
+from ranking.times import Window
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 WINDOW = Window(start=NOW - timedelta(days=30), end=NOW)

@@ -15,8 +15,8 @@ import pytest
 
 from ranking.data_quality.checks import Health, Quality
 from ranking.levels import Level
+from ranking.measurements import Estimate
 from ranking.performance import Baseline, Performance, PerformanceKnobs, judge
-from ranking.results import Estimate
 from ranking.triggers import Memory, Outcome, Signals, TriggerKnobs, arbitrate, settle
 from ranking.triggers.memory import Watch
 from tests.ranking.monitor_world import START, Day, FeedWorld, Monitored, window

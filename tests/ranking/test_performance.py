@@ -12,8 +12,8 @@ from ranking.clusters import Clusters, InfluenceSums
 from ranking.errors import ComparisonError, ImmatureLabels
 from ranking.influence import auc
 from ranking.levels import Level
+from ranking.measurements import Estimate
 from ranking.performance import Baseline, MaturedDay, Performance, PerformanceKnobs, judge, measure_performance
-from ranking.results import Estimate
 from tests.ranking.gate_values import START, comparison, days
 
 KNOBS = PerformanceKnobs()

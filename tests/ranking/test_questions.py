@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ranking.approval import ApprovalRules
+from ranking.decision import Confidence, Decision
 from ranking.questions import Answer, Question, more_needed, sum_up
-from ranking.results import Confidence, Decision
 from tests.examples import NOW, evidence, with_verdict
 
 PROOF = with_verdict(evidence(), decision=Decision.PROMOTE, confidence=Confidence.HIGH)

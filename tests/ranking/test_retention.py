@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranking.results import LedgerEntry, Operation
+from ranking.ledger import LedgerEntry, Operation
 from ranking.retention import Fate, RetentionKnobs, plan
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -13,8 +13,8 @@ from ranking.errors import ComparisonError, PromotionRefused
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.health import HealthKnobs, HealthWindow, Sessions
 from ranking.interleaving import preference
+from ranking.measurements import Estimate
 from ranking.ratios import RatioSums
-from ranking.results import Estimate
 from ranking.rollout import (
     Action,
     Rollout,

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from ranking.errors import FeaturesError
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, Owner, resolve
 from ranking.history import with_history
-from ranking.results import Window
 from ranking.serving_features import (
     ITEMS,
     MANIFEST,
@@ -31,6 +30,7 @@ from ranking.serving_features import (
     history_file,
 )
 from ranking.serving_tables import history_tables, profiles
+from ranking.times import Window
 from ranking.values import canonical_json
 
 ROLES = ColumnKnobs(

@@ -6,7 +6,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from ranking.errors import ComparisonError
-from ranking.results import Estimate, Status
+from ranking.findings import Status
+from ranking.measurements import Estimate
 from ranking.shadow import (
     FeatureCoverage,
     ShadowComparison,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ranking.errors import LeakageError, SplitError
-from ranking.results import Window
 from ranking.split import SplitKnobs, assert_unseen, split_by_time
+from ranking.times import Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000

@@ -13,10 +13,11 @@ import torch
 
 from ranking.errors import TrainingError
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, resolve
+from ranking.fits import Epoch
 from ranking.history import with_history
 from ranking.metrics import auc, log_loss
 from ranking.models import DeepMLPKnobs, ModelKnobs, TwoTowerKnobs
-from ranking.results import Epoch, Window
+from ranking.times import Window
 from ranking.training import Fitted, TrainingKnobs, fit
 from tests.ranking.small_log import WEEK, click_log, fitted, specification
 

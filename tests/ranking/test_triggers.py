@@ -11,8 +11,9 @@ from ranking.bins import ColumnKind
 from ranking.data_quality.checks import Health, Quality
 from ranking.drift import ColumnDrift, Drift
 from ranking.levels import Level
+from ranking.measurements import Estimate
 from ranking.performance import Performance
-from ranking.results import Estimate, Window
+from ranking.times import Window
 from ranking.triggers import (
     TRIGGERS,
     VETOES,

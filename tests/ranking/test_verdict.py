@@ -6,7 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ranking.comparison import Scored
-from ranking.results import Confidence, Decision, ScoreHealth, ServingCheck
+from ranking.decision import Confidence, Decision
+from ranking.measurements import ScoreHealth
+from ranking.results import ServingCheck
 from ranking.verdict import GateKnobs, decide
 from tests.ranking.gate_values import comparison, measured, metric, model, random_scored
 

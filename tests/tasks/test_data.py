@@ -25,8 +25,9 @@ from ranking.errors import (
     UnreadableData,
 )
 from ranking.features import ColumnKnobs, Feature, FeatureGroup, FeatureSpec, HistoryKnobs, Kind, Owner
-from ranking.results import Snapshot, Window
+from ranking.results import Snapshot
 from ranking.split import SplitKnobs
+from ranking.times import Window
 from settings.effects import DataKnobs
 from tasks.data import (
     Column,

@@ -8,8 +8,9 @@ import pytest
 
 from ranking.errors import ComparisonError, LeakageError, TamperedBundle
 from ranking.features import ColumnKnobs, FeatureGroup, HistoryKnobs
-from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split, Window
+from ranking.results import Comparison, FeatureTable, ModelRef, ServingCheck, Snapshot, Split
 from ranking.split import SplitKnobs
+from ranking.times import Window
 from ranking.training import TrainingKnobs
 from ranking.verdict import GateKnobs
 from ranking.world import World, WorldKnobs, as_known_at

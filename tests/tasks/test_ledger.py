@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ranking.errors import RegistryError, RegistryUnavailable, StaleChampion
-from ranking.results import LedgerEntry, Operation
+from ranking.ledger import LedgerEntry, Operation
 from tasks.adapters.ledger import LONGEST_ENTRY, Draft, Ledger, chained, open_ledger, read_chain, written
 from tests.tasks.mlflow_server import mlflow_server
 from tests.tasks.tiny_models import NAME, NOW, with_database

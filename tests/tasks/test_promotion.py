@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ranking.approval import ApprovalRules
+from ranking.decision import Decision
 from ranking.errors import (
     BundleError,
     FeedloopError,
@@ -24,7 +25,8 @@ from ranking.errors import (
     UnknownModel,
     WrongEvidence,
 )
-from ranking.results import Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion, Rollback
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import Evidence, ModelRef, Promotion, Rollback
 from settings.effects import RegistryKnobs
 from tasks import promotion as promotions
 from tasks import registry as tasks

@@ -6,7 +6,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_UI_URL, temporary_settings
 
-from ranking.results import Estimate
+from ranking.measurements import Estimate
 from tasks.question_page import links_to, question_page
 from tasks.questions import ApprovalForm, form_of
 from tests.ranking.test_questions import PROOF, question

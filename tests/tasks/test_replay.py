@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ranking.results import Decision
+from ranking.decision import Decision
 from ranking.verdict import GateKnobs
 from settings.effects import RegistryKnobs
 from tasks.replay import replay_markdown, replay_verdicts

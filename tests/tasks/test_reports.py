@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ranking.results import Comparison, Evidence, Finding, SliceComparison, Status
+from ranking.findings import Finding, Status
+from ranking.measurements import SliceComparison
+from ranking.results import Comparison, Evidence
 from ranking.verdict import GateKnobs
 from tasks.evidence_picture import evidence_picture
 from tasks.gauges import Gauge, gauges

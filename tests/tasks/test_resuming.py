@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 from uuid import uuid4
 
 import pytest
@@ -116,3 +116,45 @@ def test_every_result_of_a_task_is_a_plain_value_or_a_frozen_model() -> None:
         result = get_type_hints(found.fn)["return"]
         for kind in getattr(result, "__args__", (result,)):
             assert kind in plain or (issubclass(kind, BaseModel) and kind.model_config["frozen"]), (found.name, kind)
+
+
+KEPT_NAMES = {
+    "ranking.approval.ApprovalRules",
+    "ranking.features.Feature",
+    "ranking.features.FeatureSpec",
+    "ranking.models.DeepMLPKnobs",
+    "ranking.models.TwoTowerKnobs",
+    "ranking.results.Approval",
+    "ranking.results.Comparison",
+    "ranking.results.Evidence",
+    "ranking.results.FeatureTable",
+    "ranking.results.ModelRef",
+    "ranking.results.Promotion",
+    "ranking.results.Report",
+    "ranking.results.Rollback",
+    "ranking.results.ServingCheck",
+    "ranking.results.Snapshot",
+    "ranking.results.Split",
+    "ranking.results.Trained",
+    "ranking.results.Verdict",
+    "ranking.rollout.ReleasePlan",
+    "ranking.split.SplitKnobs",
+    "ranking.training.TrainingKnobs",
+    "ranking.verdict.GateKnobs",
+    "settings.effects.DataKnobs",
+    "settings.effects.RegistryKnobs",
+}
+"""What Prefect writes beside results and into the keys that they are found by."""
+
+
+def own_classes(hint: Any) -> set[type]:
+    inner = get_args(hint)
+    if inner:
+        return set().union(*map(own_classes, inner))
+    return {hint} if isinstance(hint, type) and issubclass(hint, BaseModel) else set()
+
+
+def test_what_a_waiting_run_keeps_has_the_same_names_after_an_upgrade() -> None:
+    """A class that moves to another file loses the results of runs that wait: they would train once more."""
+    found = {kind for one in TASKS for hint in get_type_hints(one.fn).values() for kind in own_classes(hint)}
+    assert {f"{kind.__module__}.{kind.__qualname__}" for kind in found} == KEPT_NAMES

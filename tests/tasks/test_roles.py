@@ -126,7 +126,7 @@ def test_the_trainer_cannot_move_the_alias_delete_the_release_or_write_the_ledge
 
 
 def draft_of_a_thief() -> object:
-    from ranking.results import Operation
+    from ranking.ledger import Operation
     from tasks.adapters.ledger import Draft
 
     return Draft(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ranking.results import Operation, Promotion
+from ranking.ledger import Operation
+from ranking.results import Promotion
 from tasks import promotion as promotions
 from tasks import rollouts
 from tasks.adapters.serving_check import verify_bundle

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from ranking.approval import ApprovalRules
+from ranking.decision import Decision
 from ranking.errors import ApprovalReused, PromotionRefused, RollbackError, StaleChampion
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.health import HealthWindow, Sessions
-from ranking.results import Approval, Decision, Evidence, LedgerEntry, ModelRef, Operation, Promotion
+from ranking.ledger import LedgerEntry, Operation
+from ranking.results import Approval, Evidence, ModelRef, Promotion
 from ranking.rollout import Action, ReleasePlan, Rollout, RolloutStatus
 from ranking.rollout_checks import StageEvidence
 from ranking.strategies import AbTest, Canary, RampStage, Strategy

@@ -22,8 +22,8 @@ from ranking.errors import (
 )
 from ranking.features import FeatureSpec, HistoryKnobs, resolve
 from ranking.models import DeepMLPKnobs
-from ranking.results import Window
 from ranking.serving_features import USERS, ServingTable, specification_key
+from ranking.times import Window
 from ranking.training import TrainingKnobs, fit
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.adapters.feature_tables import KEPT, fetch, latest, load_latest, place

@@ -12,24 +12,14 @@ import pyarrow as pa
 import torch
 
 from ranking.bundle import Bundle, Facts
+from ranking.decision import Confidence, Decision
 from ranking.encoding import fit_encoder
 from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner, Schema
+from ranking.fits import Epoch, Training
+from ranking.measurements import Estimate, MetricComparison
 from ranking.models import DeepMLPKnobs, build_ranker
-from ranking.results import (
-    Approval,
-    Comparison,
-    Confidence,
-    Decision,
-    Epoch,
-    Estimate,
-    Evidence,
-    MetricComparison,
-    ModelRef,
-    Snapshot,
-    Training,
-    Verdict,
-    Window,
-)
+from ranking.results import Approval, Comparison, Evidence, ModelRef, Snapshot, Verdict
+from ranking.times import Window
 from tasks.adapters.ledger import Ledger, open_ledger
 from tasks.adapters.mlflow_store import open_store
 from tasks.adapters.registry import Registry, open_registry

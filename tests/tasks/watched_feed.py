@@ -10,8 +10,10 @@ import pandas as pd
 
 from ranking.data_quality.checks import Quality
 from ranking.drift import Drift
+from ranking.ledger import Operation
+from ranking.measurements import Estimate
 from ranking.monitoring import Frozen, Scores, Weighed, last_day
-from ranking.results import Estimate, ModelRef, Operation
+from ranking.results import ModelRef
 from ranking.triggers import Signals
 from settings.loading import load
 from settings.model import Settings
