@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.table import Row
 from ranking.features import FeatureSpec, HistoryKnobs, resolve
-from ranking.serving_features import ITEMS, USERS, ServingFeatures, history_file
+from ranking.serving_features import ServingFeatures
+from ranking.serving_folder import ITEMS, USERS, history_file
 from ranking.world import SAMPLE_ATTRIBUTES, SAMPLE_COLUMNS, SAMPLE_HISTORY_DAYS, World, WorldKnobs, as_known_at
 from settings.effects import DataKnobs
 from tasks.serving_features import write_serving_features

@@ -11,7 +11,8 @@ from ranking.errors import BundleError, EmptyWindow, MissingColumn, RegistryUnav
 from ranking.features import FeatureSpec, Owner
 from ranking.interactions import canonical, check_rows, check_types
 from ranking.results import ModelRef
-from ranking.serving_features import ITEMS, USERS, FeaturesManifest, ServingTable, history_file, specification_key
+from ranking.serving_features import ServingTable
+from ranking.serving_folder import ITEMS, USERS, FeaturesManifest, history_file, specification_key
 from ranking.serving_tables import history_tables, profiles
 from ranking.times import Window, as_utc
 from settings.effects import DataKnobs, RegistryKnobs

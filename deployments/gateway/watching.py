@@ -18,7 +18,8 @@ from ranking.bundle import Bundle
 from ranking.errors import FeaturesError, FeedloopError, LedgerBroken, RegistryUnavailable, StorageError
 from ranking.features import FeatureSpec, Owner
 from ranking.results import ModelRef
-from ranking.serving_features import ServingTable, specification_key
+from ranking.serving_features import ServingTable
+from ranking.serving_folder import specification_key
 from settings.model import Settings
 from tasks.adapters.feature_tables import fetch, latest
 from tasks.adapters.ledger import Ledger

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from ranking.errors import FeaturesError, StorageError
 from ranking.features import FeatureSpec
-from ranking.serving_features import MANIFEST, FeaturesManifest, ServingFeatures, ServingTable, specification_key
+from ranking.serving_features import ServingFeatures, ServingTable
+from ranking.serving_folder import MANIFEST, FeaturesManifest, specification_key
 from ranking.values import canonical_json, digest
 from tasks.adapters.storage import local_copy, published, read_bytes, write_bytes
 
@@ -37,7 +38,7 @@ def latest(workspace: str, spec_digest: str) -> ServingTable | None:
 
     Args:
         workspace: folder or URI.
-        spec_digest: ``ranking.serving_features.specification_key(bundle.facts.spec)``.
+        spec_digest: ``ranking.serving_folder.specification_key(bundle.facts.spec)``.
 
     Raises:
         StorageError: the place cannot be read.

@@ -20,15 +20,8 @@ from hypothesis import strategies as st
 from ranking.errors import FeaturesError
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, Owner, resolve
 from ranking.history import with_history
-from ranking.serving_features import (
-    ITEMS,
-    MANIFEST,
-    USERS,
-    FeaturesManifest,
-    ServingFeatures,
-    file_names,
-    history_file,
-)
+from ranking.serving_features import ServingFeatures
+from ranking.serving_folder import ITEMS, MANIFEST, USERS, FeaturesManifest, file_names, history_file
 from ranking.serving_tables import history_tables, profiles
 from ranking.times import Window
 from ranking.values import canonical_json

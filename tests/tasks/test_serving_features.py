@@ -22,7 +22,8 @@ from ranking.errors import (
 )
 from ranking.features import FeatureSpec, HistoryKnobs, resolve
 from ranking.models import DeepMLPKnobs
-from ranking.serving_features import USERS, ServingTable, specification_key
+from ranking.serving_features import ServingTable
+from ranking.serving_folder import USERS, specification_key
 from ranking.times import Window
 from ranking.training import TrainingKnobs, fit
 from settings.effects import DataKnobs, RegistryKnobs
