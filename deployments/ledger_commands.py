@@ -11,7 +11,7 @@ from ranking.ledger import LedgerEntry
 from ranking.retention import Fate
 from ranking.times import as_utc
 from tasks.champion import serving
-from tasks.rollouts import running
+from tasks.rollout_entries import running
 from tasks.stores import open_both
 from tasks.succession import served_at
 

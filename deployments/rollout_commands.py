@@ -8,7 +8,7 @@ from deployments.who import who
 from ranking.errors import PromotionRefused
 from ranking.rollout import Rollout
 from ranking.times import as_utc
-from tasks import rollouts
+from tasks import rollout_entries, rollouts
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.storage import write_bytes
 from tasks.routing import current_routing, last_rollout, rollout_of
@@ -26,7 +26,7 @@ def advance(session: Session) -> int:
         session.output.say("No rollout is on its way. `feedloop promote VERSION --strategy canary` asks for one.")
     else:
         _, ledger = open_both(**session.settings.store)
-        session.output.markdown(rollout_markdown(tick, rollouts.history(ledger.entries(), tick.rollout)))
+        session.output.markdown(rollout_markdown(tick, rollout_entries.history(ledger.entries(), tick.rollout)))
     session.output.finish(tick=tick)
     return 0
 
@@ -36,16 +36,16 @@ def status(session: Session) -> int:
     models, ledger = open_both(**session.settings.store)
     entries, output = ledger.entries(), session.output
     newest = last_rollout(entries)
-    rollout = None if newest is None else rollouts.present(entries) or rollout_of(newest)
+    rollout = None if newest is None else rollout_entries.present(entries) or rollout_of(newest)
     if rollout is None:
         output.say("There never was a rollout.")
     else:
-        over = " The champion has changed since, so it is over." if rollouts.present(entries) is None else ""
+        over = " The champion has changed since, so it is over." if rollout_entries.present(entries) is None else ""
         output.say(
             f"{rollout.id}: version {rollout.challenger} beside version {rollout.champion}, {rollout.strategy}, "
             f"{rollout.status} in stage {rollout.current.name!r} since {as_utc(rollout.entered)}.{over}"
         )
-        for entry in rollouts.history(entries, rollout):
+        for entry in rollout_entries.history(entries, rollout):
             output.say(f"{entry.number:>4}  {as_utc(entry.at)}  {entry.actor}: {entry.reason}")
     routing = current_routing(models, ledger)
     if routing is not None:
@@ -129,7 +129,7 @@ def read(session: Session) -> int:
 
 
 def _present(ledger: Ledger) -> Rollout:
-    rollout = rollouts.present(ledger.entries())
+    rollout = rollout_entries.present(ledger.entries())
     if rollout is None:
         raise PromotionRefused("No rollout concerns the present champion, so there is no A/B test to read.")
     return rollout

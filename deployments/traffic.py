@@ -26,7 +26,8 @@ from ranking.world import TRUTH
 from settings.rollout import StrategyName
 from tasks.adapters.storage import write_bytes
 from tasks.registry import champion_bundle, champion_now
-from tasks.rollouts import Tick, running
+from tasks.rollout_entries import running
+from tasks.rollouts import Tick
 from tasks.routing import current_routing
 from tasks.sample import SampleFeed, set_live_until
 from tasks.stores import open_both

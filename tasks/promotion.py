@@ -15,7 +15,7 @@ from ranking.ledger import LedgerEntry, Operation
 from ranking.results import Approval, Evidence, ModelRef, Promotion
 from ranking.rollout import plan_of
 from ranking.times import as_utc
-from tasks import rollouts
+from tasks import rollout_entries, rollouts
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_serving
@@ -121,7 +121,7 @@ def promote(
     done = last_move(entries)
     if done is not None and _is_this(done, challenger, evidence):
         return _finish(registry, done, challenger, evidence, approval)
-    begun = rollouts.begun_with(entries, approval.digest)
+    begun = rollout_entries.begun_with(entries, approval.digest)
     if begun is not None:
         return _rolling_out(registry, begun, challenger, approval)
     require_valid(approval, evidence, rules, entries, now)
@@ -209,7 +209,9 @@ def overrides(
 ) -> list[str]:
     """What forbids the promotion; returned only when it is forced with a reason."""
     verdict, problems = evidence.verdict, []
-    if verdict.decision is not Decision.PROMOTE and not (_is_test(evidence) or rollouts.tested(entries, evidence)):
+    if verdict.decision is not Decision.PROMOTE and not (
+        _is_test(evidence) or rollout_entries.tested(entries, evidence)
+    ):
         sure = f"{verdict.confidence.value} confidence"
         problems.append(f"the verdict is {verdict.decision.value} ({sure}): {verdict.reason}")
     if evidence.policy_digest != policy_digest:

@@ -14,7 +14,7 @@ from ranking.errors import (
 from ranking.ledger import LedgerEntry, Operation
 from ranking.results import ModelRef, Rollback
 from ranking.times import as_utc
-from tasks import rollouts
+from tasks import rollout_entries
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_bundle
@@ -64,7 +64,7 @@ def rollback(
     champion = serving(registry, ledger)
     if head is None or champion is None:
         raise RollbackError("Nothing was ever promoted by feedloop here, so there is nothing to go back to.")
-    on_its_way = rollouts.running(entries)
+    on_its_way = rollout_entries.running(entries)
     if to is None and on_its_way is not None:
         raise RollbackError(
             f"Version {on_its_way.challenger} is on its way to its users (rollout {on_its_way.id}, stage "

@@ -9,7 +9,7 @@ from ranking.results import Evidence, Promotion
 from ranking.rollout import Rollout
 from ranking.rollout_checks import StageEvidence
 from settings.effects import RegistryKnobs
-from tasks import rollouts
+from tasks import rollout_end, rollout_entries, rollouts
 from tasks.champion import reconcile
 from tasks.events import emit_entry
 from tasks.reports import publish_entry
@@ -34,7 +34,7 @@ def current_rollout(registry: RegistryKnobs, workspace: str) -> Rollout | None:
     """
     models, ledger = open_both(registry, workspace)
     reconcile(models, ledger)
-    return rollouts.running(ledger.entries())
+    return rollout_entries.running(ledger.entries())
 
 
 @task(name="make step", timeout_seconds=600, **RETRY_REGISTRY.options, **UNCACHED)
@@ -52,7 +52,7 @@ def make_step(
     if tick is not None:
         if tick.entry is not None:
             emit_entry(registry.model_name, tick.entry)
-        publish_tick(registry.model_name, tick, rollouts.history(ledger.entries(), tick.rollout))
+        publish_tick(registry.model_name, tick, rollout_entries.history(ledger.entries(), tick.rollout))
     return tick
 
 
@@ -60,9 +60,9 @@ def make_step(
 def finish_rollout(
     *, policy_digest: str, now: datetime, registry: RegistryKnobs, workspace: str
 ) -> Promotion | Evidence | None:
-    """Promote the challenger of a completed rollout, or give back what is to be asked; see :func:`rollouts.finish`."""
+    """Promote the challenger of a completed rollout, or give back what to ask; see :func:`rollout_end.finish`."""
     models, ledger = open_both(registry, workspace)
-    done = rollouts.finish(models, ledger, policy_digest=policy_digest, actor=ACTOR, now=now)
+    done = rollout_end.finish(models, ledger, policy_digest=policy_digest, actor=ACTOR, now=now)
     if isinstance(done, Promotion) and done.entry is not None:
         logger.info("%s: %s", done.status, done.reason)
         emit_entry(registry.model_name, done.entry)

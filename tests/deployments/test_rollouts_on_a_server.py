@@ -17,7 +17,7 @@ from ranking.rollout import ReleasePlan, RolloutStatus
 from ranking.strategies import AbTest
 from settings.effects import ScheduleKnobs
 from settings.loading import load
-from tasks import rollouts
+from tasks import rollout_entries, rollouts
 from tasks.promotion import promote
 from tests.deployments.team import Team, runs_of
 from tests.servers import POOL, PrefectServer, Program
@@ -69,7 +69,7 @@ def in_a_test(team: Team, *, won: bool) -> ModelRef:
     )
     team.shop.registry.record(challenger, evidence)
     settled(team, evidence, begun)
-    rollout = rollouts.running(team.entries())
+    rollout = rollout_entries.running(team.entries())
     assert rollout is not None
     if won:
         done = rollout.model_copy(update={"status": RolloutStatus.COMPLETED, "history": ()})
@@ -117,4 +117,4 @@ def test_a_rollout_is_stopped_from_the_form_of_a_deployment(team: Team) -> None:
     team.until(team.start("steer/steer", action="abort", reason="a bug in the feed", actor="eve"), "Completed")
     last = team.entries()[-1]
     assert (last.operation, last.actor, last.reason) == (Operation.ROLLOUT, "eve", "abort: a bug in the feed")
-    assert rollouts.running(team.entries()) is None
+    assert rollout_entries.running(team.entries()) is None

@@ -20,10 +20,10 @@ from ranking.results import Approval, Evidence, Promotion
 from ranking.rollout import Action, RolloutStatus
 from settings.loading import load
 from tasks import promotion as promotions
-from tasks import rollouts
+from tasks import rollout_end
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
-from tasks.rollouts import running
+from tasks.rollout_entries import running
 from tests.tasks.gateway_logs import exposures_of, outcomes_of, traffic, write, write_outcomes
 from tests.tasks.tiny_models import NOW, Shop, approval_of, evidence_about, open_shop, with_database
 
@@ -48,7 +48,7 @@ canary = {ramp = [
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The check in a clean process takes seconds and has tests of its own."""
     monkeypatch.setattr(promotions, "verify_serving", verify_bundle)
-    monkeypatch.setattr(rollouts, "verify_serving", verify_bundle)
+    monkeypatch.setattr(rollout_end, "verify_serving", verify_bundle)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 

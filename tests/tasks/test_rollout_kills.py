@@ -10,7 +10,7 @@ import pytest
 from ranking.ledger import Operation
 from ranking.results import Promotion
 from tasks import promotion as promotions
-from tasks import rollouts
+from tasks import rollout_end
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
 from tests.tasks.kill_harness import deadly, in_a_process
@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 
 def acting(workspace: Path, steps: int, at_call: int | None) -> dict[str, Any]:
     """The tick after ``steps`` of them, in this process; dies at a write, or tells how many it made."""
-    promotions.verify_serving = rollouts.verify_serving = verify_bundle  # type: ignore[assignment]  # the same question
+    promotions.verify_serving = rollout_end.verify_serving = verify_bundle  # type: ignore[assignment]  # the same question
     shop = open_shop(workspace)
     writes = deadly(at_call)
     act(shop, steps)
@@ -68,7 +68,7 @@ def test_a_tick_that_is_killed_at_any_write_is_made_once_all_the_same(
     stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: bool
 ) -> None:
     monkeypatch.setattr(promotions, "verify_serving", verify_bundle)
-    monkeypatch.setattr(rollouts, "verify_serving", verify_bundle)
+    monkeypatch.setattr(rollout_end, "verify_serving", verify_bundle)
     before = prepared(stocked, tmp_path / "before", steps)
     whole = copied(before, tmp_path / "whole")
     status, told = in_a_process(lambda: acting(whole.workspace, steps, None))

@@ -18,12 +18,13 @@ from ranking.rollout import Action, ReleasePlan, Rollout, RolloutStatus
 from ranking.rollout_checks import StageEvidence
 from ranking.strategies import AbTest, Canary, RampStage, Strategy
 from tasks import promotion as promotions
-from tasks import rollouts
+from tasks import rollout_end, rollouts
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
 from tasks.promotion import promote, settle
 from tasks.rollback import rollback
-from tasks.rollouts import Tick, begun_with, history, running
+from tasks.rollout_entries import begun_with, history, running
+from tasks.rollouts import Tick
 from tasks.routing import current_routing
 from tasks.succession import quarantined, serving_version
 from tests.tasks.tiny_models import NOW, Shop, approval_of, evidence_about, open_shop, with_database
@@ -54,7 +55,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shop(stocked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A copy of it.  The check in a clean process takes seconds and has tests of its own."""
     monkeypatch.setattr(promotions, "verify_serving", verify_bundle)
-    monkeypatch.setattr(rollouts, "verify_serving", verify_bundle)
+    monkeypatch.setattr(rollout_end, "verify_serving", verify_bundle)
     shutil.copy(stocked / "mlflow.db", tmp_path / "mlflow.db")
     return open_shop(tmp_path)
 
@@ -129,7 +130,7 @@ def tick(shop: Shop, now: datetime, **options: int) -> Tick:
 
 def finish(shop: Shop, now: datetime) -> Promotion | Evidence | None:
     """What a completed rollout asks for."""
-    return rollouts.finish(shop.registry, shop.ledger, policy_digest=POLICY, actor="tick", now=now)
+    return rollout_end.finish(shop.registry, shop.ledger, policy_digest=POLICY, actor="tick", now=now)
 
 
 def test_an_approved_canary_changes_nobodys_champion_and_routes_its_users(shop: Shop) -> None:
@@ -347,7 +348,7 @@ def test_a_challenger_that_cannot_be_promoted_at_the_end_is_withdrawn(shop: Shop
     begun(shop)
     tick(shop, NOW + timedelta(hours=1))
     tick(shop, NOW + timedelta(hours=2))
-    refused = rollouts.finish(
+    refused = rollout_end.finish(
         shop.registry, shop.ledger, policy_digest="another", actor="tick", now=NOW + timedelta(hours=2)
     )
     assert isinstance(refused, Promotion)
