@@ -55,7 +55,7 @@ def _stocked(folder: Path) -> Path:
     """A project where version 2 replaced version 1."""
     from ranking.approval import ApprovalRules
     from tasks.champion import serving
-    from tasks.promotion import promote
+    from tasks.promotion import Proposal, promote
     from tests.tasks.tiny_models import NOW, approval_of, evidence_about, open_shop
 
     (folder / ".feedloop").mkdir(parents=True)
@@ -67,14 +67,14 @@ def _stocked(folder: Path) -> Path:
         promote(
             shop.registry,
             shop.ledger,
-            challenger=challenger,
-            evidence=evidence,
-            approval=approval_of(evidence),
-            rules=ApprovalRules(),
-            policy_digest=evidence.policy_digest,
-            forced=False,
-            reason="",
-            now=NOW,
+            Proposal(
+                challenger=challenger,
+                evidence=evidence,
+                approval=approval_of(evidence),
+                rules=ApprovalRules(),
+                policy_digest=evidence.policy_digest,
+                now=NOW,
+            ),
         )
     return folder
 

@@ -9,89 +9,69 @@ from datetime import datetime
 from typing import Literal
 
 from ranking.approval import ApprovalRules, require_valid
-from ranking.decision import Decision
-from ranking.errors import BundleError, PromotionError, PromotionRefused, StaleChampion
+from ranking.errors import BundleError, PromotionError, StaleChampion
 from ranking.ledger import LedgerEntry, Operation
 from ranking.results import Approval, Evidence, ModelRef, Promotion
 from ranking.rollout import plan_of
 from ranking.times import as_utc
-from tasks import rollout_entries, rollouts
+from tasks import rollouts
 from tasks.adapters.ledger import Draft, Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.serving_check import verify_serving
 from tasks.champion import commit, reconcile, serving
 from tasks.model_card import card, entry_tags, verdict_tags
-from tasks.succession import last_move, quarantined
+from tasks.promotable import overrides, require_about, require_champion
+from tasks.rollout_entries import begun_with
+from tasks.succession import last_move
 
 _RECORD_TRIES = 20
 _LONGEST_TAG = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question that was answered: which challenger, on what evidence, by whom, when."""
+class Proposal:
+    """A promotion that somebody answered: yes or no, on what evidence, under which rules.
+
+    Attributes:
+        challenger: the version to promote.
+        evidence: comparison and verdict; it names the champion that was compared.
+        approval: somebody's answer, bound to that evidence.
+        rules: whose yes counts.
+        policy_digest: of the policy in force now; a verdict under another one is not acted upon.
+        now: time of the promotion.
+        forced: override a verdict other than PROMOTE, or a quarantine.
+        reason: why; needed when forced.
+    """
 
     challenger: ModelRef
     evidence: Evidence
     approval: Approval
+    rules: ApprovalRules
+    policy_digest: str
     now: datetime
+    forced: bool = False
+    reason: str = ""
 
 
-def settle(
-    registry: Registry,
-    ledger: Ledger,
-    *,
-    challenger: ModelRef,
-    evidence: Evidence,
-    approval: Approval,
-    rules: ApprovalRules,
-    policy_digest: str,
-    forced: bool,
-    reason: str,
-    now: datetime,
-) -> Promotion:
-    """Do what an answer says: promote, or record that nothing changes and why.  Takes what :func:`promote` takes.
+def settle(registry: Registry, ledger: Ledger, proposal: Proposal) -> Promotion:
+    """Do what an answer says: promote, or record that nothing changes and why.
 
     A refusal is an outcome and not a failure: it is written to the ledger under the name of its error.
 
     Raises:
         RegistryError: no answer, or the ledger cannot be trusted.
     """
-    asked = Asked(challenger=challenger, evidence=evidence, approval=approval, now=now)
-    if not approval.approved:
-        entry = record(registry, ledger, asked, Operation.DECLINE, approval.reason)
-        return _unchanged(registry, ledger, asked, entry, "not_approved")
+    if not proposal.approval.approved:
+        entry = record(registry, ledger, proposal, Operation.DECLINE, proposal.approval.reason)
+        return _unchanged(registry, ledger, proposal, entry, "not_approved")
     try:
-        return promote(
-            registry,
-            ledger,
-            challenger=challenger,
-            evidence=evidence,
-            approval=approval,
-            rules=rules,
-            policy_digest=policy_digest,
-            forced=forced,
-            reason=reason,
-            now=now,
-        )
+        return promote(registry, ledger, proposal)
     except (PromotionError, BundleError) as error:
-        entry = record(registry, ledger, asked, Operation.REFUSE, f"{type(error).__name__}: {error}")
-        return _unchanged(registry, ledger, asked, entry, "refused")
+        entry = record(registry, ledger, proposal, Operation.REFUSE, f"{type(error).__name__}: {error}")
+        return _unchanged(registry, ledger, proposal, entry, "refused")
 
 
-def promote(
-    registry: Registry,
-    ledger: Ledger,
-    *,
-    challenger: ModelRef,
-    evidence: Evidence,
-    approval: Approval,
-    rules: ApprovalRules,
-    policy_digest: str,
-    forced: bool,
-    reason: str,
-    now: datetime,
-) -> Promotion:
+def promote(registry: Registry, ledger: Ledger, proposal: Proposal) -> Promotion:
     """Make the challenger the champion.
 
     Repeating a call that was cut short after its ledger entry completes it.
@@ -99,14 +79,7 @@ def promote(
     Args:
         registry: where both models live.
         ledger: who served so far.
-        challenger: the version to promote.
-        evidence: comparison and verdict; it names the champion that was compared.
-        approval: somebody's yes, bound to that evidence.
-        rules: whose yes counts.
-        policy_digest: of the policy in force now; a verdict under another one is not acted upon.
-        forced: override a verdict other than PROMOTE, or a quarantine.
-        reason: why; needed when forced.
-        now: time of the promotion.
+        proposal: what to do, and the yes to it.
 
     Raises:
         PromotionRefused: verdict, evidence or approval (see :mod:`ranking.approval`) do not allow it.
@@ -115,17 +88,25 @@ def promote(
         RegistryUnavailable: no answer.  Nothing was decided, or the entry is written and the next
             :func:`reconcile` finishes.
     """
-    _require_about(challenger, evidence)
+    challenger, evidence, approval = proposal.challenger, proposal.evidence, proposal.approval
+    require_about(challenger, evidence)
     head = reconcile(registry, ledger)
     entries = ledger.entries()
     done = last_move(entries)
     if done is not None and _is_this(done, challenger, evidence):
         return _finish(registry, done, challenger, evidence, approval)
-    begun = rollout_entries.begun_with(entries, approval.digest)
+    begun = begun_with(entries, approval.digest)
     if begun is not None:
         return _rolling_out(registry, begun, challenger, approval)
-    require_valid(approval, evidence, rules, entries, now)
-    overridden = overrides(challenger, evidence, entries, policy_digest=policy_digest, forced=forced, reason=reason)
+    require_valid(approval, evidence, proposal.rules, entries, proposal.now)
+    overridden = overrides(
+        challenger,
+        evidence,
+        entries,
+        policy_digest=proposal.policy_digest,
+        forced=proposal.forced,
+        reason=proposal.reason,
+    )
     champion = serving(registry, ledger)
     require_champion(champion, evidence.compared_with)
     verify_serving(registry, challenger)
@@ -138,15 +119,17 @@ def promote(
         evidence_digest=evidence.digest,
         forced=bool(overridden),
         actor=", ".join(approval.approvers),
-        reason=reason.strip() or approval.reason.strip() or evidence.verdict.reason,
-        at=now,
+        reason=proposal.reason.strip() or approval.reason.strip() or evidence.verdict.reason,
+        at=proposal.now,
         approval_digest=approval.digest,
         channel=approval.channel,
         requested_by=approval.requested_by,
     )
     plan = plan_of(evidence)
     if plan is not None and not plan.at_once:
-        entry = rollouts.begin(registry, ledger, draft=draft, plan=plan, model=challenger.name, head=head, now=now)
+        entry = rollouts.begin(
+            registry, ledger, draft=draft, plan=plan, model=challenger.name, head=head, now=proposal.now
+        )
         return _rolling_out(registry, entry, challenger, approval)
     return put_in_service(registry, ledger, draft, challenger, evidence, head=head, approval=approval)
 
@@ -185,75 +168,6 @@ def _rolling_out(registry: Registry, entry: LedgerEntry, challenger: ModelRef, a
     )
 
 
-def _require_about(challenger: ModelRef, evidence: Evidence) -> None:
-    about = evidence.comparison.challenger
-    if (about.version, about.digest, about.package_digest) != (
-        challenger.version,
-        challenger.digest,
-        challenger.package_digest,
-    ):
-        raise PromotionRefused(
-            f"The evidence is about version {about.version} ({about.digest[:12]}…), not about version "
-            f"{challenger.version} of {challenger.name!r} ({challenger.digest[:12]}…). Compare this challenger first."
-        )
-
-
-def overrides(
-    challenger: ModelRef,
-    evidence: Evidence,
-    entries: tuple[LedgerEntry, ...],
-    *,
-    policy_digest: str,
-    forced: bool,
-    reason: str,
-) -> list[str]:
-    """What forbids the promotion; returned only when it is forced with a reason."""
-    verdict, problems = evidence.verdict, []
-    if verdict.decision is not Decision.PROMOTE and not (
-        _is_test(evidence) or rollout_entries.tested(entries, evidence)
-    ):
-        sure = f"{verdict.confidence.value} confidence"
-        problems.append(f"the verdict is {verdict.decision.value} ({sure}): {verdict.reason}")
-    if evidence.policy_digest != policy_digest:
-        problems.append(
-            f"it was judged under the policy {evidence.policy_digest[:12]}…, and {policy_digest[:12]}… is configured "
-            "now: compare it again."
-        )
-    failed = quarantined(entries).get(challenger.version)
-    if failed is not None:
-        problems.append(f"it was taken out of service by {failed.actor} on {as_utc(failed.at)}: {failed.reason}")
-    if problems and not (forced and reason.strip()):
-        lacking = "Forcing it needs a reason." if forced else "To promote it all the same, force it and give a reason."
-        raise PromotionRefused(
-            f"Version {challenger.version} of {challenger.name!r} is not promoted: {'; and '.join(problems)} {lacking}"
-        )
-    return problems
-
-
-def _is_test(evidence: Evidence) -> bool:
-    """Whether an undecided verdict is to be decided by an A/B test: it moves nobody's champion."""
-    plan = plan_of(evidence)
-    return evidence.verdict.decision is Decision.A_B_TEST and plan is not None and plan.strategy.kind == "ab_test"
-
-
-def require_champion(champion: ModelRef | None, compared_with: str | None) -> None:
-    """Refuse when another version serves than the one that was compared.
-
-    Raises:
-        StaleChampion: names both.
-    """
-    version = champion.version if champion else None
-    if version != compared_with:
-        raise StaleChampion(
-            f"The challenger was compared with {_named(compared_with)}, and {_named(version)} serves now. "
-            "An approval is for a pair: compare again with today's champion."
-        )
-
-
-def _named(version: str | None) -> str:
-    return "no champion" if version is None else f"version {version}"
-
-
 def _is_this(entry: LedgerEntry, challenger: ModelRef, evidence: Evidence) -> bool:
     return (entry.operation, entry.subject, entry.before, entry.evidence_digest) == (
         Operation.PROMOTE,
@@ -283,7 +197,7 @@ def _finish(
     )
 
 
-def record(registry: Registry, ledger: Ledger, asked: Asked, operation: Operation, reason: str) -> LedgerEntry:
+def record(registry: Registry, ledger: Ledger, proposal: Proposal, operation: Operation, reason: str) -> LedgerEntry:
     """Record that the challenger was declined or refused, by whom and why.  The champion stays.
 
     Repeating it after its entry was written gives that entry.
@@ -291,7 +205,7 @@ def record(registry: Registry, ledger: Ledger, asked: Asked, operation: Operatio
     Raises:
         RegistryUnavailable: no answer.
     """
-    challenger, approval = asked.challenger, asked.approval
+    challenger, approval = proposal.challenger, proposal.approval
     for remaining in reversed(range(_RECORD_TRIES)):
         head = reconcile(registry, ledger)
         if head is not None and head.operation is operation and head.approval_digest == approval.digest:
@@ -303,11 +217,11 @@ def record(registry: Registry, ledger: Ledger, asked: Asked, operation: Operatio
             after=champion.version if champion else None,
             subject=challenger.version,
             digest=challenger.digest,
-            evidence_digest=asked.evidence.digest,
+            evidence_digest=proposal.evidence.digest,
             forced=False,
             actor=", ".join(approval.approvers),
             reason=reason.strip() or "no reason given",
-            at=asked.now,
+            at=proposal.now,
             approval_digest=approval.digest,
             channel=approval.channel,
             requested_by=approval.requested_by,
@@ -328,14 +242,18 @@ def record(registry: Registry, ledger: Ledger, asked: Asked, operation: Operatio
 
 
 def _unchanged(
-    registry: Registry, ledger: Ledger, asked: Asked, entry: LedgerEntry, status: Literal["not_approved", "refused"]
+    registry: Registry,
+    ledger: Ledger,
+    proposal: Proposal,
+    entry: LedgerEntry,
+    status: Literal["not_approved", "refused"],
 ) -> Promotion:
     return Promotion(
         status=status,
         reason=f"{entry.actor}: {entry.reason}" if status == "not_approved" else entry.reason,
         champion=serving(registry, ledger),
         previous=None,
-        challenger=asked.challenger,
-        approval=asked.approval,
+        challenger=proposal.challenger,
+        approval=proposal.approval,
         entry=entry,
     )

@@ -11,7 +11,7 @@ from ranking.errors import AccessDenied
 from ranking.ledger import LedgerEntry
 from ranking.results import Approval, Evidence, ModelRef, Promotion, Rollback
 from settings.effects import RegistryKnobs
-from tasks import promotion
+from tasks import promotable, promotion
 from tasks.champion import reconcile, serving
 from tasks.events import emit_entry
 from tasks.reports import publish_entry
@@ -61,13 +61,13 @@ def require_promotable(
         StaleChampion: another version serves than the one it was compared with.
     """
     models, ledger = open_both(registry, workspace)
-    promotion.overrides(
+    promotable.overrides(
         challenger, evidence, ledger.entries(), policy_digest=policy_digest, forced=forced, reason=reason
     )
     champion = serving(models, ledger)
     # A version that serves already is a repeated promotion, which is finished and not refused.
     if champion is None or champion.version != challenger.version:
-        promotion.require_champion(champion, evidence.compared_with)
+        promotable.require_champion(champion, evidence.compared_with)
 
 
 @task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options, **RESUMED)
@@ -89,14 +89,16 @@ def settle_promotion(
     done = promotion.settle(
         models,
         ledger,
-        challenger=challenger,
-        evidence=evidence,
-        approval=approval,
-        rules=rules,
-        policy_digest=policy_digest,
-        forced=forced,
-        reason=reason,
-        now=now,
+        promotion.Proposal(
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval,
+            rules=rules,
+            policy_digest=policy_digest,
+            forced=forced,
+            reason=reason,
+            now=now,
+        ),
     )
     logger.info("%s: %s", done.status, done.reason)
     _tell(done.challenger.name, done.entry)

@@ -33,14 +33,14 @@ def put(desk: Desk, version: str, day: int) -> None:
     promotion.promote(
         registry,
         ledger,
-        challenger=challenger,
-        evidence=evidence,
-        approval=approval_of(evidence).model_copy(update={"at": NOW + timedelta(days=day)}),
-        rules=ApprovalRules(),
-        policy_digest="p" * 64,
-        forced=False,
-        reason="",
-        now=NOW + timedelta(days=day),
+        promotion.Proposal(
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval_of(evidence).model_copy(update={"at": NOW + timedelta(days=day)}),
+            rules=ApprovalRules(),
+            policy_digest="p" * 64,
+            now=NOW + timedelta(days=day),
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from ranking.strategies import AbTest
 from settings.effects import ScheduleKnobs
 from settings.loading import load
 from tasks import rollout_entries, rollouts
-from tasks.promotion import promote
+from tasks.promotion import Proposal, promote
 from tests.deployments.team import Team, runs_of
 from tests.servers import POOL, PrefectServer, Program
 from tests.tasks.tiny_models import approval_of, evidence_about
@@ -44,14 +44,14 @@ def settled(team: Team, evidence: Evidence, now: datetime) -> None:
     promote(
         team.shop.registry,
         team.shop.ledger,
-        challenger=evidence.comparison.challenger,
-        evidence=evidence,
-        approval=approval_of(evidence).model_copy(update={"at": now}),
-        rules=ApprovalRules(),
-        policy_digest=load(team.config).policy_digest,
-        forced=False,
-        reason="",
-        now=now,
+        Proposal(
+            challenger=evidence.comparison.challenger,
+            evidence=evidence,
+            approval=approval_of(evidence).model_copy(update={"at": now}),
+            rules=ApprovalRules(),
+            policy_digest=load(team.config).policy_digest,
+            now=now,
+        ),
     )
 
 

@@ -130,14 +130,16 @@ def work(shop: Shop, trial: Trial) -> dict[str, Any]:
     done = promotion.promote(
         shop.registry,
         shop.ledger,
-        challenger=challenger,
-        evidence=evidence,
-        approval=approval_of(evidence).model_copy(update={"at": now}),
-        rules=ApprovalRules(),
-        policy_digest=POLICY,
-        forced=True,
-        reason=f"trial {trial.number}",
-        now=now,
+        promotion.Proposal(
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval_of(evidence).model_copy(update={"at": now}),
+            rules=ApprovalRules(),
+            policy_digest=POLICY,
+            forced=True,
+            reason=f"trial {trial.number}",
+            now=now,
+        ),
     )
     assert done.entry is not None
     return {"number": done.entry.number, "hash": done.entry.hash}
@@ -279,14 +281,15 @@ def _run_one(shop: Shop, version: str, starting_gun: int) -> str:
         done = promotion.promote(
             shop.registry,
             shop.ledger,
-            challenger=challenger,
-            evidence=evidence,
-            approval=approval_of(evidence),
-            rules=ApprovalRules(),
-            policy_digest=POLICY,
-            forced=False,
-            reason=f"racer {version}",
-            now=NOW,
+            promotion.Proposal(
+                challenger=challenger,
+                evidence=evidence,
+                approval=approval_of(evidence),
+                rules=ApprovalRules(),
+                policy_digest=POLICY,
+                reason=f"racer {version}",
+                now=NOW,
+            ),
         )
     except FeedloopError as error:
         return f"{type(error).__name__}: {error}"

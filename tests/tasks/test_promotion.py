@@ -34,7 +34,7 @@ from tasks import service
 from tasks.adapters.mlflow_registry import MlflowRegistry
 from tasks.adapters.serving_check import verify_bundle, verify_serving
 from tasks.champion import reconcile, serving
-from tasks.promotion import promote, settle
+from tasks.promotion import Proposal, promote, settle
 from tasks.rollback import rollback
 from tasks.succession import back_to, quarantined, served, serving_version
 from tests.tasks.mlflow_server import mlflow_server
@@ -101,14 +101,16 @@ def push(
     return promote(
         shop.registry,
         shop.ledger,
-        challenger=challenger,
-        evidence=evidence,
-        approval=approval_of(evidence).model_copy(update={"at": NOW + timedelta(minutes=minutes)}),
-        rules=ANYBODY,
-        policy_digest=POLICY,
-        forced=forced,
-        reason=reason,
-        now=NOW + timedelta(minutes=minutes),
+        Proposal(
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval_of(evidence).model_copy(update={"at": NOW + timedelta(minutes=minutes)}),
+            rules=ANYBODY,
+            policy_digest=POLICY,
+            forced=forced,
+            reason=reason,
+            now=NOW + timedelta(minutes=minutes),
+        ),
     )
 
 
@@ -206,14 +208,14 @@ class TestPromote:
             promote(
                 shop.registry,
                 shop.ledger,
-                challenger=challenger,
-                evidence=changed,
-                approval=approval_of(evidence),
-                rules=ANYBODY,
-                policy_digest=POLICY,
-                forced=False,
-                reason="",
-                now=NOW,
+                Proposal(
+                    challenger=challenger,
+                    evidence=changed,
+                    approval=approval_of(evidence),
+                    rules=ANYBODY,
+                    policy_digest=POLICY,
+                    now=NOW,
+                ),
             )
         assert shop.ledger.head() is None
 
@@ -402,14 +404,14 @@ def answer(shop: Shop, challenger: ModelRef, champion: ModelRef | None, **change
     return settle(
         shop.registry,
         shop.ledger,
-        challenger=challenger,
-        evidence=evidence,
-        approval=approval_of(evidence).model_copy(update=changes),
-        rules=RULES,
-        policy_digest=POLICY,
-        forced=False,
-        reason="",
-        now=NOW,
+        Proposal(
+            challenger=challenger,
+            evidence=evidence,
+            approval=approval_of(evidence).model_copy(update=changes),
+            rules=RULES,
+            policy_digest=POLICY,
+            now=NOW,
+        ),
     )
 
 
@@ -495,14 +497,14 @@ class TestAnswersThatChangeNothing:
             promote(
                 shop.registry,
                 shop.ledger,
-                challenger=challenger,
-                evidence=evidence,
-                approval=approval_of(evidence),
-                rules=ANYBODY,
-                policy_digest="q" * 64,
-                forced=False,
-                reason="",
-                now=NOW,
+                Proposal(
+                    challenger=challenger,
+                    evidence=evidence,
+                    approval=approval_of(evidence),
+                    rules=ANYBODY,
+                    policy_digest="q" * 64,
+                    now=NOW,
+                ),
             )
 
 

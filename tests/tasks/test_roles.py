@@ -89,14 +89,14 @@ def put(shop: Shop, version: str) -> None:
         promotion.promote(
             shop.registry,
             shop.ledger,
-            challenger=challenger,
-            evidence=evidence,
-            approval=approval_of(evidence),
-            rules=ApprovalRules(),
-            policy_digest="p" * 64,
-            forced=False,
-            reason="",
-            now=NOW,
+            promotion.Proposal(
+                challenger=challenger,
+                evidence=evidence,
+                approval=approval_of(evidence),
+                rules=ApprovalRules(),
+                policy_digest="p" * 64,
+                now=NOW,
+            ),
         )
 
 

@@ -21,7 +21,7 @@ from tasks import promotion as promotions
 from tasks import rollout_end, rollouts
 from tasks.adapters.serving_check import verify_bundle
 from tasks.champion import serving
-from tasks.promotion import promote, settle
+from tasks.promotion import Proposal, promote, settle
 from tasks.rollback import rollback
 from tasks.rollout_entries import begun_with, history, running
 from tasks.rollouts import Tick
@@ -76,14 +76,14 @@ def answer(shop: Shop, evidence: Evidence, approval: Approval, now: datetime = N
     return promote(
         shop.registry,
         shop.ledger,
-        challenger=evidence.comparison.challenger,
-        evidence=evidence,
-        approval=approval,
-        rules=ANYBODY,
-        policy_digest=POLICY,
-        forced=False,
-        reason="",
-        now=now,
+        Proposal(
+            challenger=evidence.comparison.challenger,
+            evidence=evidence,
+            approval=approval,
+            rules=ANYBODY,
+            policy_digest=POLICY,
+            now=now,
+        ),
     )
 
 
@@ -415,14 +415,14 @@ def test_a_winner_that_somebody_declines_is_withdrawn(shop: Shop) -> None:
     settle(
         shop.registry,
         shop.ledger,
-        challenger=told.comparison.challenger,
-        evidence=told,
-        approval=approval_of(told, approved=False),
-        rules=ANYBODY,
-        policy_digest=POLICY,
-        forced=False,
-        reason="",
-        now=NOW + timedelta(days=8),
+        Proposal(
+            challenger=told.comparison.challenger,
+            evidence=told,
+            approval=approval_of(told, approved=False),
+            rules=ANYBODY,
+            policy_digest=POLICY,
+            now=NOW + timedelta(days=8),
+        ),
     )
     refused = finish(shop, NOW + timedelta(days=9))
     assert isinstance(refused, Promotion)
