@@ -13,7 +13,7 @@ from ranking.results import ServingCheck
 from tasks.adapters import serving_evidence
 from tasks.adapters.mlflow_registry import MlflowRegistry
 from tasks.adapters.serving_evidence import REQUESTS, ROUNDS, measure_serving
-from tests.tasks.test_promotion import package_folder, spoiled
+from tests.tasks.promoting import package_folder, spoiled
 from tests.tasks.tiny_models import Shop, open_shop, sample_rows, with_database
 
 
