@@ -3,7 +3,7 @@
 import logging
 from datetime import datetime
 
-from ranking import rollout as states
+from ranking import rollout_changes
 from ranking.errors import BundleError, PromotionError, PromotionRefused
 from ranking.ledger import LedgerEntry, Operation
 from ranking.results import Evidence, ModelRef, Promotion
@@ -63,7 +63,7 @@ def finish(
     except (PromotionError, BundleError) as error:
         reason = f"{type(error).__name__}: {error}"
         logger.error("Rollout %s is completed and its challenger cannot be promoted: %s", rollout.id, reason)
-        given_up = states.withdraw(rollout, actor=actor, reason=reason, now=now)
+        given_up = rollout_changes.withdraw(rollout, actor=actor, reason=reason, now=now)
         head = reconcile(registry, ledger)
         entry = write_step(registry, ledger, head, given_up, actor=actor, reason=f"withdraw: {reason}", now=now)
         return Promotion(

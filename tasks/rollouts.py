@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ranking import rollout as states
+from ranking import rollout_changes
 from ranking.errors import PromotionRefused, StaleChampion
 from ranking.ledger import LedgerEntry, Operation
 from ranking.rollout import ReleasePlan, Rollout, RolloutStatus, Step
@@ -67,7 +67,7 @@ def begin(
     if draft.before is None:
         raise PromotionRefused("There is no champion yet, so there is nothing to roll out beside. Promote at once.")
     number = (entries[-1].number if entries else 0) + 1
-    rollout = states.begin(
+    rollout = rollout_changes.begin(
         f"{model}-v{draft.subject}-{number}",
         plan.strategy,
         champion=draft.before,
@@ -125,7 +125,7 @@ def advance(
         return Tick(rollout=rollout, step=None)
     evidence = gather(rollout)
     step = next_step(rollout, evidence, now)
-    moved = states.apply(rollout, step, actor)
+    moved = rollout_changes.apply(rollout, step, actor)
     entry = None
     if moved != rollout:
         entry = write_step(registry, ledger, head, moved, actor=actor, reason=f"{step.action}: {step.reason}", now=now)
@@ -142,7 +142,7 @@ def steer(registry: Registry, ledger: Ledger, *, verb: Verb, actor: str, reason:
     """
     if not reason.strip():
         raise PromotionRefused(f"To {verb} a rollout, give a reason: it is written to the ledger.")
-    change = {"pause": states.pause, "resume": states.resume, "abort": states.abort}[verb]
+    change = {"pause": rollout_changes.pause, "resume": rollout_changes.resume, "abort": rollout_changes.abort}[verb]
     for remaining in reversed(range(_STEER_TRIES)):
         head = reconcile(registry, ledger)
         rollout = running(ledger.entries())

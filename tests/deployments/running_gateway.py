@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from ranking.ledger import Operation
 from ranking.results import ModelRef
-from ranking.rollout import Rollout, begin
+from ranking.rollout import Rollout
+from ranking.rollout_changes import begin
 from ranking.strategies import Canary, Strategy
 from tasks.adapters.ledger import Draft
 from tests.servers import ROOT, wait_until

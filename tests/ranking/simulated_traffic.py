@@ -12,7 +12,8 @@ import numpy as np
 from ranking.experiment import Arms, ExperimentEvidence
 from ranking.health import HealthWindow, Sessions
 from ranking.ratios import RatioSums
-from ranking.rollout import Rollout, Step, apply, begin
+from ranking.rollout import Rollout, Step
+from ranking.rollout_changes import apply, begin
 from ranking.rollout_checks import StageEvidence
 from ranking.steps import next_step
 from ranking.strategies import Canary, RampStage

@@ -15,19 +15,8 @@ from ranking.health import HealthKnobs, HealthWindow, Sessions
 from ranking.interleaving import preference
 from ranking.measurements import Estimate
 from ranking.ratios import RatioSums
-from ranking.rollout import (
-    Action,
-    Rollout,
-    RolloutKnobs,
-    RolloutStatus,
-    Step,
-    abort,
-    apply,
-    begin,
-    pause,
-    resume,
-    routing,
-)
+from ranking.rollout import Action, Rollout, RolloutKnobs, RolloutStatus, Step, routing
+from ranking.rollout_changes import abort, apply, begin, pause, resume
 from ranking.rollout_checks import StageEvidence
 from ranking.shadow import FeatureCoverage, ShadowComparison, ShadowSums
 from ranking.steps import next_step

@@ -12,7 +12,7 @@ from ranking.experiment import TestVerdict
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.exposures import EXPOSURES, REQUESTS
 from ranking.features import ColumnKnobs
-from ranking.rollout import begin
+from ranking.rollout_changes import begin
 from ranking.strategies import AbTest, Canary
 from settings.effects import DataKnobs
 from tasks.ab_picture import look_picture, plan_picture

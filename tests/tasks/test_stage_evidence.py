@@ -11,7 +11,8 @@ from ranking.errors import MissingColumn
 from ranking.experiment_knobs import ExperimentKnobs
 from ranking.exposures import BEATS, EXPOSURES, REQUESTS, SHADOW, SHADOW_REQUESTS
 from ranking.features import ColumnKnobs
-from ranking.rollout import Rollout, begin
+from ranking.rollout import Rollout
+from ranking.rollout_changes import begin
 from ranking.rollout_checks import StageEvidence
 from ranking.strategies import AbTest, Canary, InterleavingStage, RampStage, Shadow, Strategy
 from settings.effects import DataKnobs, RegistryKnobs
