@@ -25,7 +25,6 @@ from tasks.rollout_entries import append_entry, kept, running, tell_registry, wr
 
 logger = logging.getLogger("feedloop.rollouts")
 
-
 _STEER_TRIES = 5
 
 Verb = Literal["pause", "resume", "abort"]
