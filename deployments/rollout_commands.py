@@ -104,7 +104,7 @@ def read(session: Session) -> int:
     from tasks.ab_picture import look_picture
     from tasks.ab_readout import look, look_markdown
     from tasks.html import page
-    from tasks.stage_evidence import open_logs
+    from tasks.stage_logs import open_logs
 
     settings, output = session.settings, session.output
     rollout, now = _present(open_both(**settings.store)[1]), now_of(session) or datetime.now(UTC)

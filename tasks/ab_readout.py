@@ -15,7 +15,8 @@ from ranking.ratios import Effect, effect
 from ranking.rollout import Rollout
 from ranking.strategies import AbStage
 from ranking.times import as_utc
-from tasks.stage_evidence import Logs, daily_clicks, experiment_evidence, users_of_test
+from tasks.ab_evidence import daily_clicks, experiment_evidence, users_of_test
+from tasks.stage_logs import Logs
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tasks.data import load_rows
 from tasks.stores import open_models
 
 if TYPE_CHECKING:
-    from tasks.stage_evidence import Logs
+    from tasks.stage_logs import Logs
 
 logger = logging.getLogger("feedloop.rollouts")
 

@@ -18,7 +18,7 @@ from settings.effects import DataKnobs
 from tasks.ab_picture import look_picture, plan_picture
 from tasks.ab_plan import plan_test
 from tasks.ab_readout import Look, look, look_markdown
-from tasks.stage_evidence import open_logs
+from tasks.stage_logs import open_logs
 from tests.tasks.gateway_logs import START, exposures_of, outcomes_of, traffic, write, write_outcomes
 
 KNOBS = ExperimentKnobs(weeks=1, min_users_per_arm=100, min_relative_effect=0.1)
