@@ -78,7 +78,7 @@ def feed() -> pd.DataFrame:
 def model(folder: Path) -> None:
     """A bundle of the default architecture for that log, untrained: speed does not ask for quality."""
     from ranking.bundle import Bundle, Facts
-    from ranking.encoding import fit_encoder
+    from ranking.encoder_fitting import fit_encoder
     from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner, Schema
     from ranking.models import DeepMLPKnobs, build_ranker
     from tests.tasks.tiny_models import LEARNT

@@ -108,7 +108,7 @@ def fit(
     import torch
 
     from ranking.bundle import Bundle, Facts
-    from ranking.encoding import fit_encoder
+    from ranking.encoder_fitting import fit_encoder
     from ranking.module import RankerModule
     from ranking.warm_start import copy_known
 

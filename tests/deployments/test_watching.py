@@ -18,7 +18,7 @@ from deployments.gateway.state import Gateway
 from deployments.gateway.store import Store
 from deployments.gateway.watching import Watcher
 from ranking.bundle import Bundle, Facts
-from ranking.encoding import fit_encoder
+from ranking.encoder_fitting import fit_encoder
 from ranking.features import FeatureSpec
 from ranking.models import DeepMLPKnobs, build_ranker
 from ranking.results import ModelRef

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.encoding import MISSING, RESERVED, UNSEEN, Encoder, Vocabulary, fit_encoder
+from ranking.encoder_fitting import fit_encoder
+from ranking.encoding import MISSING, RESERVED, UNSEEN, Encoder, Vocabulary
 from ranking.errors import BundleError, TrainingError
 from ranking.features import ColumnKnobs, FeatureGroup, FeatureSpec, HistoryKnobs, Owner, resolve
 from tests.ranking.small_log import click_log, specification

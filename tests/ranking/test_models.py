@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from ranking.encoding import fit_encoder
+from ranking.encoder_fitting import fit_encoder
 from ranking.features import ColumnKnobs, FeatureSpec, HistoryKnobs, resolve
 from ranking.models import DeepMLPKnobs, ModelKnobs, TwoTowerKnobs, build_ranker
 from ranking.optimizer import RowwiseAdagrad, sum_duplicates

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranking.bundle import Bundle
-from ranking.encoding import fit_encoder
+from ranking.encoder_fitting import fit_encoder
 from ranking.errors import BundleError
 from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner, Schema
 from ranking.quick_encoding import QuickEncoder, QuickScorer

@@ -13,7 +13,7 @@ import torch
 
 from ranking.bundle import Bundle, Facts
 from ranking.decision import Confidence, Decision
-from ranking.encoding import fit_encoder
+from ranking.encoder_fitting import fit_encoder
 from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner, Schema
 from ranking.fits import Epoch, Training
 from ranking.measurements import Estimate, MetricComparison
