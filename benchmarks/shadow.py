@@ -6,6 +6,7 @@ challenger scores along, sound or with a fault.  Theirs is the gateway without a
 
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy as np
 from benchmarks.http_load import Load, drive, together
 from benchmarks.table import Row
 
-PER_SECOND, CLIENTS, ROUNDS = 50.0, 4, 8
+PER_SECOND, CLIENTS, ROUNDS = 100.0, 4, 8
+REST_SECONDS = 1.0
+"""Between two rounds: a shadow's process that is being started again must not burden the other gateway's round."""
 FAULTS = ("none", "raise", "hang", "leak", "sleep")
 
 
@@ -43,6 +46,7 @@ def _compared(fault: str, seconds: float) -> list[Row]:
             for turn in range(ROUNDS):
                 order = (shadowed.port, plain.port) if turn % 2 else (plain.port, shadowed.port)
                 for port in order:
+                    time.sleep(REST_SECONDS)
                     loads[port].append(
                         drive(port, "/rank", bodies, clients=CLIENTS, seconds=seconds, per_second=PER_SECOND)
                     )

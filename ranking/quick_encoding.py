@@ -73,7 +73,9 @@ class QuickEncoder:
         Raises:
             BundleError: a column is not there, or holds what cannot be read as its kind.
         """
-        missing = [name for name in self._names if name not in rows.column_names]
+        # A table finds a column by its name in a search, every time anew.
+        columns = dict(zip(rows.column_names, rows.columns, strict=True))
+        missing = [name for name in self._names if name not in columns]
         if missing:
             raise BundleError(
                 f"The rows lack {len(missing)} of the {len(self._names)} columns that the model reads: "
@@ -82,16 +84,16 @@ class QuickEncoder:
         try:
             ids = np.empty((rows.num_rows, len(self._known)), dtype=np.int64)
             for place, known in enumerate(self._known):
-                ids[:, place] = known.slots(rows[known.name])
-            return Columns(ids=ids, numbers=self._scaled(rows))
+                ids[:, place] = known.slots(columns[known.name])
+            return Columns(ids=ids, numbers=self._scaled(columns, rows.num_rows))
         except Unreadable as error:
             raise BundleError(str(error)) from error
 
-    def _scaled(self, rows: pa.Table) -> np.ndarray:
-        numbers = np.zeros((rows.num_rows, self._width), dtype=np.float32)
+    def _scaled(self, columns: dict[str, pa.ChunkedArray], count: int) -> np.ndarray:
+        numbers = np.zeros((count, self._width), dtype=np.float32)
         if not self._numeric:
             return numbers
-        raw = np.column_stack([as_numbers(rows[name], name) for name in self._numeric])
+        raw = np.column_stack([as_numbers(columns[name], name) for name in self._numeric])
         gone = ~np.isfinite(raw)
         if self._log.any():
             raw[:, self._log] = np.log1p(np.maximum(raw[:, self._log], 0.0))
