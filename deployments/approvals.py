@@ -42,7 +42,7 @@ def pending(session: Session) -> int:
     with prefect_server() as client:
         found = _waiting(client, datetime.now(UTC))
     if found:
-        session.output.markdown("\n".join(_table(found)))
+        session.output.markdown("\n".join(_paragraphs(found)))
         session.output.say("Answer one with: feedloop approve RUN, or feedloop reject RUN.")
     else:
         session.output.say("Nothing waits for an approval.")
@@ -200,18 +200,20 @@ def _send(client: "SyncPrefectClient", one: Waiting, *, approved: bool, approver
     raise ServerUnavailable(f"The Prefect server did not take the answer to run {one.flow_run}: {because}")
 
 
-def _table(found: Sequence[Waiting]) -> list[str]:
-    lines = [
-        "| run | challenger | against | verdict | evidence | asked by | approved by | counts until |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def _paragraphs(found: Sequence[Waiting]) -> list[str]:
+    """A paragraph for each run: a terminal cuts the cells of so wide a table, and an id that is cut names nothing."""
+    lines = []
     for one in found:
         asked = one.question
-        until = f"{as_utc(asked.expires_at)}{' (expired)' if one.expired else ''}"
-        approved = f"{', '.join(asked.approved_by) or 'nobody'} ({len(asked.approved_by)} of {asked.approvals})"
-        lines.append(
-            f"| {one.flow_run} {one.flow_run_id} | {asked.model} {asked.challenger} | {asked.against or 'none'} "
-            f"| {asked.decision}, {asked.confidence}{', forced' if asked.forced else ''} "
-            f"| {asked.evidence_digest[:16]} | {asked.requested_by or 'unknown'} | {approved} | {until} |"
-        )
+        lines += [
+            f"**{one.flow_run}** `{one.flow_run_id}`",
+            f"- asks for: {asked.model} {asked.challenger} against {asked.against or 'none'}",
+            f"- verdict: {asked.decision}, {asked.confidence}{', forced' if asked.forced else ''}",
+            f"- evidence: `{asked.evidence_digest[:16]}`",
+            f"- asked by: {asked.requested_by or 'unknown'}",
+            f"- approved by: {', '.join(asked.approved_by) or 'nobody'} "
+            f"({len(asked.approved_by)} of {asked.approvals})",
+            f"- counts until: {as_utc(asked.expires_at)}{' (expired)' if one.expired else ''}",
+            "",
+        ]
     return lines

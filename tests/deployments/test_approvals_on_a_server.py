@@ -126,6 +126,7 @@ def test_pending_shows_what_waits_and_a_run_that_waits_has_no_process(
     assert [shown[waiting[name]]["expired"] for name in ("self", "expired")] == [False, True]
     words = feedloop(team, "pending").out
     assert "(expired)" in " ".join(words.split()), words
+    assert all(str(run) in words for run in waiting.values()), words
     assert {team.run(run).state.name for run in waiting.values()} == {"Suspended"}  # type: ignore[union-attr]
     assert not [line for line in _commands() if "prefect.flow_engine" in line and str(team_worker.folder) in line]
 
