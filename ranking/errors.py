@@ -37,6 +37,7 @@
     ├── RollbackError                 there is nothing healthy to go back to
     ├── RetentionError                a version that must be kept would be deleted
     ├── StorageError                  a file or folder cannot be written
+    │   └── StorageUnavailable        the storage did not answer (transient; it is retried)
     ├── GatewayUnavailable            the gateway does not answer, or refuses a simulation's requests
     └── ServerUnavailable             Prefect's server does not answer, or does not let us in
 
@@ -212,6 +213,10 @@ class StorageError(FeedloopError):
     """Raised when a file or a folder cannot be written."""
 
     exit_code = 8
+
+
+class StorageUnavailable(StorageError):
+    """Raised when the place of files did not answer.  Transient: it is retried."""
 
 
 class ServerUnavailable(FeedloopError):

@@ -17,7 +17,7 @@ from tasks.adapters.monitor_store import Landing, MonitorStore
 from tasks.clock import moment
 from tasks.registry import champion_now
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY, RETRY_STORAGE
+from tasks.retries import RETRY
 from tasks.uncached import UNCACHED
 
 logger = logging.getLogger("feedloop.arbiter")
@@ -25,7 +25,7 @@ logger = logging.getLogger("feedloop.arbiter")
 NOBODY = "no Prefect server listens, so nothing was started; retrain with `feedloop retrain`"
 
 
-@task(name="weigh signals", timeout_seconds=300, **RETRY_STORAGE.options, **UNCACHED)
+@task(name="weigh signals", timeout_seconds=300, **RETRY.options, **UNCACHED)
 def weigh(*, signals: Signals, knobs: TriggerKnobs, now: datetime, registry: RegistryKnobs, workspace: str) -> Weighed:
     """Decide whether to retrain, and keep the decision or non-decision with its reason.
 
@@ -38,7 +38,7 @@ def weigh(*, signals: Signals, knobs: TriggerKnobs, now: datetime, registry: Reg
     return weighed
 
 
-@task(name="forget old decisions", timeout_seconds=600, **RETRY_STORAGE.options, **UNCACHED)
+@task(name="forget old decisions", timeout_seconds=600, **RETRY.options, **UNCACHED)
 def forget(*, retention: RetentionKnobs, registry: RegistryKnobs, workspace: str) -> int:
     """Delete the decisions that nobody needs any more; returns how many.
 
@@ -76,7 +76,7 @@ def _landed(store: MonitorStore, memory: Memory, champion: str | None) -> Memory
     return settle(memory, Outcome(key=flight.key, result=result, at=landing.at))
 
 
-@task(name="take off", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="take off", timeout_seconds=300, **RETRY.options, **RESUMED)
 def take_off(
     *, trigger: str, flight: str | None, knobs: TriggerKnobs, now: datetime, registry: RegistryKnobs, workspace: str
 ) -> str | None:

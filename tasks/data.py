@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
 
-from ranking.errors import EmptyWindow, MissingColumn, SettingsError, StorageError
+from ranking.errors import EmptyWindow, MissingColumn, SettingsError
 from ranking.features import Feature, FeatureSpec, Schema, resolve
 from ranking.fingerprint import fingerprint
 from ranking.history import OBSERVED, with_history
@@ -26,9 +26,10 @@ from ranking.split import EPOCH, SplitKnobs, split_by_time
 from ranking.times import Window, as_utc
 from ranking.values import digest
 from settings.effects import DataKnobs
+from tasks.adapters.storage import storage_error
 from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_STORAGE
+from tasks.retries import RETRY
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -38,7 +39,7 @@ logger = logging.getLogger("feedloop.data")
 ROW_ID = "row_id"
 
 
-@task(name="take snapshot", timeout_seconds=6 * 3600, **RETRY_STORAGE.options, **RESUMED)
+@task(name="take snapshot", timeout_seconds=6 * 3600, **RETRY.options, **RESUMED)
 def take_snapshot(
     *, data: DataKnobs, cutoff: datetime | None, now: datetime, workspace: str, also: tuple[Feature, ...] = ()
 ) -> Snapshot:
@@ -80,7 +81,7 @@ def take_snapshot(
     return snapshot
 
 
-@task(name="build features", timeout_seconds=6 * 3600, **RETRY_STORAGE.options, **RESUMED)
+@task(name="build features", timeout_seconds=6 * 3600, **RETRY.options, **RESUMED)
 def build_features(*, snapshot: Snapshot, spec: FeatureSpec, workspace: str, warehouse: str) -> FeatureTable:
     """Give the snapshot's rows every feature that a specification asks for.
 
@@ -106,7 +107,7 @@ def build_features(*, snapshot: Snapshot, spec: FeatureSpec, workspace: str, war
     return FeatureTable(uri=uri, snapshot_fingerprint=snapshot.fingerprint, rows=snapshot.rows, spec=spec)
 
 
-@task(name="plan split", timeout_seconds=3600, **RETRY_STORAGE.options, **RESUMED)
+@task(name="plan split", timeout_seconds=3600, **RETRY.options, **RESUMED)
 def plan_split(*, features: FeatureTable, cutoff: datetime, knobs: SplitKnobs) -> Split:
     """Cut the rows by time into train, validation and holdout.
 
@@ -269,8 +270,8 @@ def _published(engine: Warehouse, rows: "ir.Table", schema: Schema, window: Wind
             filesystem.pipe_file(manifest, snapshot.model_dump_json(indent=2).encode())
             filesystem.mv(manifest, f"{folder}/snapshot.json")
     except OSError as error:
-        raise StorageError(
-            f"The snapshot cannot be written to {workspace}: {error}. Check its rights and disk."
+        raise storage_error(
+            f"The snapshot cannot be written to {workspace}: {error}. Check its rights and disk.", error
         ) from error
     finally:
         for draft in (path, manifest):

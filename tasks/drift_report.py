@@ -15,13 +15,13 @@ from ranking.performance import Performance
 from ranking.times import as_utc
 from tasks.adapters.storage import write_bytes
 from tasks.drift_picture import drift_picture
-from tasks.retries import RETRY_STORAGE
+from tasks.retries import RETRY
 from tasks.uncached import UNCACHED
 
 logger = logging.getLogger("feedloop.reports")
 
 
-@task(name="write drift report", timeout_seconds=300, **RETRY_STORAGE.options, **UNCACHED)
+@task(name="write drift report", timeout_seconds=300, **RETRY.options, **UNCACHED)
 def write_drift_report(
     *, model: str, frozen: Frozen, quality: Quality, drift: Drift, scores: Scores, weighed: Weighed, workspace: str
 ) -> DriftReport:

@@ -22,7 +22,7 @@ from tasks.adapters.storage import temporary_folder
 from tasks.data import ROW_ID, build_features, load_rows
 from tasks.registry import download_bundle
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 
 logger = logging.getLogger("feedloop.evaluation")
 
@@ -33,7 +33,7 @@ ASSUMED_AUC = 0.7
 """Of a champion that does not exist yet."""
 
 
-@task(name="compare models", timeout_seconds=3 * 3600, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="compare models", timeout_seconds=3 * 3600, **RETRY.options, **RESUMED)
 def compare_models(
     *,
     challenger: ModelRef,

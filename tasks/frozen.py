@@ -23,7 +23,7 @@ from tasks.adapters.registry import Registry
 from tasks.adapters.storage import read_bytes, temporary_folder, write_bytes
 from tasks.data import build_features, load_rows, take_snapshot
 from tasks.registry import download_bundle
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.stores import open_both
 from tasks.uncached import UNCACHED
 
@@ -36,7 +36,7 @@ PLACE = "monitoring/reference.json"
 """Where it lies beside the model."""
 
 
-@task(name="champion's reference", timeout_seconds=6 * 3600, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="champion's reference", timeout_seconds=6 * 3600, **RETRY.options, **UNCACHED)
 def champion_reference(
     *,
     champion: ModelRef,

@@ -9,11 +9,11 @@ from ranking.features import Feature
 from ranking.results import ModelRef
 from settings.effects import RegistryKnobs
 from tasks import registry as models
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.uncached import UNCACHED
 
 
-@task(name="find model", timeout_seconds=300, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="find model", timeout_seconds=300, **RETRY.options, **UNCACHED)
 def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -> ModelRef:
     """A version by number or alias.
 
@@ -24,7 +24,7 @@ def find_model(version_or_alias: str, registry: RegistryKnobs, workspace: str) -
     return models.find_model(version_or_alias, registry, workspace)
 
 
-@task(name="features of a model", timeout_seconds=1800, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="features of a model", timeout_seconds=1800, **RETRY.options, **UNCACHED)
 def features_read_by(ref: ModelRef | None, registry: RegistryKnobs, workspace: str) -> tuple[Feature, ...]:
     """The logged columns that a version reads; none without a version.
 

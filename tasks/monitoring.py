@@ -27,7 +27,7 @@ from tasks.adapters.storage import temporary_folder
 from tasks.adapters.warehouse import open_warehouse
 from tasks.data import build_features, load_rows, take_snapshot
 from tasks.registry import download_bundle
-from tasks.retries import RETRY_REGISTRY, RETRY_STORAGE
+from tasks.retries import RETRY
 from tasks.uncached import UNCACHED
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("feedloop.monitoring")
 
 
-@task(name="read window", timeout_seconds=6 * 3600, **RETRY_STORAGE.options, **UNCACHED)
+@task(name="read window", timeout_seconds=6 * 3600, **RETRY.options, **UNCACHED)
 def read_window(*, frozen: Frozen, data: DataKnobs, window: Window, now: datetime, maturity_hours: float) -> Counts:
     """Count the window's rows as they were delivered: unlike a snapshot, faulty rows are wanted here.
 
@@ -83,7 +83,7 @@ def check_data(*, frozen: Frozen, counts: Counts, knobs: QualityKnobs) -> Qualit
     return quality
 
 
-@task(name="score days", timeout_seconds=6 * 3600, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="score days", timeout_seconds=6 * 3600, **RETRY.options, **UNCACHED)
 def score_days(
     *,
     champion: ModelRef,
@@ -172,7 +172,7 @@ def check_drift(*, frozen: Frozen, counts: Counts, scores: Scores, knobs: DriftK
     return drift
 
 
-@task(name="count new rows", timeout_seconds=3600, **RETRY_STORAGE.options, **UNCACHED)
+@task(name="count new rows", timeout_seconds=3600, **RETRY.options, **UNCACHED)
 def count_new_rows(*, champion: ModelRef, data: DataKnobs, window: Window, wanted: int | None) -> int | None:
     """Labelled rows since the champion's last one; None when ``triggers.volume_rows`` does not ask for them."""
     if wanted is None or champion.learnt is None:

@@ -24,7 +24,7 @@ from tasks.adapters.storage import local_copy, temporary_folder
 from tasks.champion import serving
 from tasks.evidence import KeptEvidence, find
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.stores import open_both, open_models
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def ledger_entries(registry: RegistryKnobs, workspace: str) -> tuple[LedgerEntry
     return open_both(registry, workspace)[1].entries()
 
 
-@task(name="register challenger", timeout_seconds=1800, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="register challenger", timeout_seconds=1800, **RETRY.options, **RESUMED)
 def register_challenger(
     *,
     trained: Trained,
@@ -131,7 +131,7 @@ def _source() -> Mapping[str, str]:
     return {"git_commit": commit} if commit else {}
 
 
-@task(name="record evidence", timeout_seconds=600, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="record evidence", timeout_seconds=600, **RETRY.options, **RESUMED)
 def record_evidence(
     *, challenger: ModelRef, evidence: Evidence, report: Report | None, registry: RegistryKnobs, workspace: str
 ) -> None:
@@ -158,7 +158,7 @@ def record_evidence(
         models.attach(challenger, files)
 
 
-@task(name="read evidence", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="read evidence", timeout_seconds=300, **RETRY.options, **RESUMED)
 def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str) -> Evidence:
     """The newest comparison and verdict about a version.
 
@@ -173,7 +173,7 @@ def read_evidence(challenger: ModelRef, registry: RegistryKnobs, workspace: str)
     return found
 
 
-@task(name="plan release", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="plan release", timeout_seconds=300, **RETRY.options, **RESUMED)
 def plan_release(
     challenger: ModelRef, evidence: Evidence, plan: ReleasePlan, registry: RegistryKnobs, workspace: str
 ) -> Evidence:

@@ -13,7 +13,7 @@ from ranking.results import Verdict
 from ranking.values import Value
 from ranking.verdict import GateKnobs, decide
 from settings.effects import RegistryKnobs
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.stores import open_models
 from tasks.uncached import UNCACHED
 
@@ -46,7 +46,7 @@ class Replay(Value):
         return tuple(one for one in self.replayed if one.changed)
 
 
-@task(name="replay verdicts", timeout_seconds=3600, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="replay verdicts", timeout_seconds=3600, **RETRY.options, **UNCACHED)
 def replay_verdicts(*, gate: GateKnobs, registry: RegistryKnobs, workspace: str) -> Replay:
     """Decide every kept comparison again under ``gate``.  Nothing is trained, recorded or promoted.
 

@@ -19,7 +19,7 @@ from tasks.evidence_picture import evidence_picture
 from tasks.html import page
 from tasks.pictures import report_picture
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_STORAGE
+from tasks.retries import RETRY
 
 logger = logging.getLogger("feedloop.reports")
 
@@ -30,7 +30,7 @@ PICTURES = {
 """File and what it shows."""
 
 
-@task(name="write report", timeout_seconds=300, **RETRY_STORAGE.options, **RESUMED)
+@task(name="write report", timeout_seconds=300, **RETRY.options, **RESUMED)
 def write_report(*, evidence: Evidence, gate: GateKnobs, workspace: str) -> Report:
     """Write the report as files and, inside a Prefect run, as artifacts.
 

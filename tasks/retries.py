@@ -1,6 +1,6 @@
 """Which errors are retried, and how patiently: named transient ones only.
 
-Use as ``@task(**RETRY_REGISTRY.options)``.  Tests set ``delays_seconds`` aside with
+Use as ``@task(**RETRY.options)``.  Tests set ``delays_seconds`` aside with
 ``task.with_options(retry_delay_seconds=0)``.
 """
 
@@ -12,7 +12,7 @@ from prefect import runtime
 from prefect.client.schemas.objects import State
 from prefect.task_engine import TaskRunTimeoutError
 
-from ranking.errors import RegistryUnavailable
+from ranking.errors import RegistryUnavailable, StorageUnavailable
 
 
 class RetryOptions(TypedDict):
@@ -61,5 +61,4 @@ class RetryPolicy:
         )
 
 
-RETRY_REGISTRY = RetryPolicy(errors=(RegistryUnavailable,), delays_seconds=(1, 4, 15, 30, 60), watched=2)
-RETRY_STORAGE = RetryPolicy(errors=(ConnectionError, TimeoutError), delays_seconds=(1, 4, 15, 30, 60), watched=2)
+RETRY = RetryPolicy(errors=(RegistryUnavailable, StorageUnavailable), delays_seconds=(1, 4, 15, 30, 60), watched=2)

@@ -13,7 +13,7 @@ from tasks import rollout_end, rollout_entries, rollouts
 from tasks.champion import reconcile
 from tasks.events import emit_entry
 from tasks.reports import publish_entry
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.rollout_report import publish_tick
 from tasks.rollouts import Tick, Verb
 from tasks.stores import open_both
@@ -25,7 +25,7 @@ ACTOR = "advance"
 """Who moves a rollout when nobody does it by hand."""
 
 
-@task(name="current rollout", timeout_seconds=300, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="current rollout", timeout_seconds=300, **RETRY.options, **UNCACHED)
 def current_rollout(registry: RegistryKnobs, workspace: str) -> Rollout | None:
     """The rollout that is on its way; None when there is none.  Whatever a crash left half done is finished first.
 
@@ -37,7 +37,7 @@ def current_rollout(registry: RegistryKnobs, workspace: str) -> Rollout | None:
     return rollout_entries.running(ledger.entries())
 
 
-@task(name="make step", timeout_seconds=600, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="make step", timeout_seconds=600, **RETRY.options, **UNCACHED)
 def make_step(
     *, rollout: Rollout, evidence: StageEvidence, now: datetime, registry: RegistryKnobs, workspace: str
 ) -> Tick | None:
@@ -56,7 +56,7 @@ def make_step(
     return tick
 
 
-@task(name="finish rollout", timeout_seconds=900, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="finish rollout", timeout_seconds=900, **RETRY.options, **UNCACHED)
 def finish_rollout(
     *, policy_digest: str, now: datetime, registry: RegistryKnobs, workspace: str
 ) -> Promotion | Evidence | None:
@@ -70,7 +70,7 @@ def finish_rollout(
     return done
 
 
-@task(name="steer rollout", timeout_seconds=300, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="steer rollout", timeout_seconds=300, **RETRY.options, **UNCACHED)
 def steer_rollout(
     *, verb: Verb, reason: str, actor: str, now: datetime, registry: RegistryKnobs, workspace: str
 ) -> Tick:

@@ -16,14 +16,14 @@ from tasks.champion import reconcile, serving
 from tasks.events import emit_entry
 from tasks.reports import publish_entry
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.rollback import rollback
 from tasks.stores import open_both
 
 logger = logging.getLogger("feedloop.service")
 
 
-@task(name="current champion", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="current champion", timeout_seconds=300, **RETRY.options, **RESUMED)
 def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None:
     """Who serves now; whatever a crash left half done is finished first.
 
@@ -42,7 +42,7 @@ def current_champion(registry: RegistryKnobs, workspace: str) -> ModelRef | None
     return serving(models, ledger)
 
 
-@task(name="require promotable", timeout_seconds=300, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="require promotable", timeout_seconds=300, **RETRY.options, **RESUMED)
 def require_promotable(
     challenger: ModelRef,
     evidence: Evidence,
@@ -70,7 +70,7 @@ def require_promotable(
         promotable.require_champion(champion, evidence.compared_with)
 
 
-@task(name="settle promotion", timeout_seconds=900, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="settle promotion", timeout_seconds=900, **RETRY.options, **RESUMED)
 def settle_promotion(
     *,
     challenger: ModelRef,
@@ -105,7 +105,7 @@ def settle_promotion(
     return done
 
 
-@task(name="apply rollback", timeout_seconds=600, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="apply rollback", timeout_seconds=600, **RETRY.options, **RESUMED)
 def apply_rollback(
     *,
     to: str | None,

@@ -12,7 +12,7 @@ from tasks.adapters.serving_evidence import SAMPLED_ROWS, measure_serving
 from tasks.data import load_rows
 from tasks.evaluation import rows_for
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.stores import open_models
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("feedloop.serving")
 
 
-@task(name="check serving", timeout_seconds=1800, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="check serving", timeout_seconds=1800, **RETRY.options, **RESUMED)
 def check_serving(
     *,
     challenger: ModelRef,

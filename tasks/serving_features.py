@@ -22,7 +22,7 @@ from tasks.adapters.storage import temporary_folder
 from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tasks.registry import download_bundle, find_model
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY, RETRY_STORAGE
+from tasks.retries import RETRY
 from tasks.stores import open_models
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("feedloop.serving_features")
 
 
-@task(name="write serving features", timeout_seconds=6 * 3600, **RETRY_STORAGE.options, **RESUMED)
+@task(name="write serving features", timeout_seconds=6 * 3600, **RETRY.options, **RESUMED)
 def write_serving_features(
     *, data: DataKnobs, spec: FeatureSpec, as_of: datetime, now: datetime, workspace: str
 ) -> ServingTable:
@@ -82,7 +82,7 @@ def write_serving_features(
     return table
 
 
-@task(name="served specifications", timeout_seconds=1800, **RETRY_REGISTRY.options, **RESUMED)
+@task(name="served specifications", timeout_seconds=1800, **RETRY.options, **RESUMED)
 def served_specifications(
     *, champion: ModelRef | None, also: tuple[str, ...], registry: RegistryKnobs, workspace: str
 ) -> list[FeatureSpec]:

@@ -17,7 +17,7 @@ from ranking.scored import codes
 from ranking.strategies import AbStage, InterleavingStage, RampStage, ShadowStage
 from settings.effects import DataKnobs, RegistryKnobs
 from tasks.ab_evidence import experiment_evidence
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 from tasks.stage_logs import Logs, by_arm, clicks_until, open_logs, ratio_of
 from tasks.uncached import UNCACHED
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ranking.shadow import ShadowComparison
 
 
-@task(name="gather evidence", timeout_seconds=3600, **RETRY_REGISTRY.options, **UNCACHED)
+@task(name="gather evidence", timeout_seconds=3600, **RETRY.options, **UNCACHED)
 def gather_evidence(
     *,
     rollout: Rollout,

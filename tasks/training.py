@@ -19,7 +19,7 @@ from tasks.adapters.storage import published, temporary_folder
 from tasks.data import load_rows
 from tasks.registry import download_bundle
 from tasks.resuming import RESUMED
-from tasks.retries import RETRY_REGISTRY
+from tasks.retries import RETRY
 
 logger = logging.getLogger("feedloop.training")
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("feedloop.training")
     name="train challenger",
     task_run_name="train {model.kind}",
     timeout_seconds=12 * 3600,
-    **RETRY_REGISTRY.options,
+    **RETRY.options,
     **RESUMED,
 )
 def train_challenger(

@@ -21,7 +21,7 @@ from ranking.features import FeatureSpec
 from ranking.serving_features import ServingFeatures, ServingTable
 from ranking.serving_folder import MANIFEST, FeaturesManifest, specification_key
 from ranking.values import canonical_json, digest
-from tasks.adapters.storage import local_copy, published, read_bytes, write_bytes
+from tasks.adapters.storage import local_copy, published, read_bytes, storage_error, write_bytes
 
 POINTER = "latest.json"
 KEPT = 3
@@ -67,7 +67,7 @@ def fetch(table: ServingTable) -> ServingFeatures:
     except FileNotFoundError as error:
         raise FeaturesError(f"{table.uri} is gone. A newer table may have taken its place; look again.") from error
     except (OSError, ImportError) as error:
-        raise StorageError(f"{table.uri} cannot be read: {error}. Check the setting `workspace`.") from error
+        raise storage_error(f"{table.uri} cannot be read: {error}. Check the setting `workspace`.", error) from error
 
 
 def load_latest(workspace: str, spec: FeatureSpec) -> ServingFeatures | None:
@@ -135,7 +135,9 @@ def _prune(workspace: str, served: ServingTable) -> None:
             if not served.uri.endswith(old.rsplit("/", 1)[-1]):
                 filesystem.rm(old, recursive=True)
     except OSError as error:
-        raise StorageError(f"Old tables of features cannot be removed: {error}. Check the rights there.") from error
+        raise storage_error(
+            f"Old tables of features cannot be removed: {error}. Check the rights there.", error
+        ) from error
 
 
 def _is_other(entry: str) -> bool:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime
 from ranking.errors import StorageError
 from ranking.triggers import Arbitration, Memory
 from ranking.values import Value
-from tasks.adapters.storage import read_bytes, write_bytes
+from tasks.adapters.storage import read_bytes, storage_error, write_bytes
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -104,7 +104,9 @@ class MonitorStore:
             for file in surplus:
                 filesystem.rm_file(file)
         except OSError as error:
-            raise StorageError(f"{self._folder} cannot be tidied: {error}. Check the rights of `workspace`.") from error
+            raise storage_error(
+                f"{self._folder} cannot be tidied: {error}. Check the rights of `workspace`.", error
+            ) from error
         return len(files) - keep
 
     def _decisions(self) -> "tuple[AbstractFileSystem, list[str]]":

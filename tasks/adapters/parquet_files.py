@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ranking.errors import SettingsError, StorageError, UnreadableData
+from ranking.errors import SettingsError, StorageUnavailable, UnreadableData
+from tasks.adapters.storage import passes, storage_error
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -84,10 +85,8 @@ def written(filesystem: Any, path: str, uri: str) -> Iterator[Path]:
             # Object stores show an object only when it is complete.
             filesystem.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
             filesystem.put_file(str(part), path)
-    except (ConnectionError, TimeoutError):
-        raise
     except OSError as error:
-        raise StorageError(cannot_write(uri, str(error))) from error
+        raise storage_error(cannot_write(uri, str(error)), error) from error
     finally:
         if part is not None:
             with suppress(OSError):
@@ -113,16 +112,17 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Translate what storage drivers raise.  Lost connections pass: they are transient, and tasks retry them.
+    """Translate what storage drivers raise.
 
     Raises:
+        StorageUnavailable: the storage did not answer.
         UnreadableData: anything else went wrong while ``uri`` was read.
     """
     try:
         yield
-    except (ConnectionError, TimeoutError):
-        raise
     except OSError as error:
+        if passes(error):
+            raise StorageUnavailable(f"{uri} did not answer: {error}. Repeating is safe.") from error
         raise UnreadableData(f"{uri} cannot be read: {error}. Check data.uri and its permissions.") from error
 
 

@@ -1,5 +1,6 @@
 """Small files by URI: a local path or any fsspec address."""
 
+import errno
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -8,7 +9,36 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from ranking.errors import StorageError
+from ranking.errors import StorageError, StorageUnavailable
+
+_PASSING = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EPIPE,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What a network says when it is away for a while; drivers of object stores pass these numbers on."""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether what a storage driver raised may be gone by itself a little later."""
+    return isinstance(error, ConnectionError | TimeoutError) or (isinstance(error, OSError) and error.errno in _PASSING)
+
+
+def storage_error(message: str, error: BaseException) -> StorageError:
+    """The error of feedloop for what a storage driver raised.
+
+    Args:
+        message: what happened and what to do.
+        error: what was raised.
+    """
+    return StorageUnavailable(message) if passes(error) else StorageError(message)
 
 
 def write_bytes(uri: str, content: bytes) -> None:
@@ -26,8 +56,8 @@ def write_bytes(uri: str, content: bytes) -> None:
             stream.write(content)
         filesystem.mv(temporary, path)
     except (OSError, ImportError) as error:
-        raise StorageError(
-            f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights."
+        raise storage_error(
+            f"{uri} cannot be written: {error}. Check the setting `workspace` and its rights.", error
         ) from error
 
 
@@ -44,7 +74,9 @@ def read_bytes(uri: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, ImportError) as error:
-        raise StorageError(f"{uri} cannot be read: {error}. Check the setting `workspace` and its rights.") from error
+        raise storage_error(
+            f"{uri} cannot be read: {error}. Check the setting `workspace` and its rights.", error
+        ) from error
 
 
 @contextmanager
@@ -84,7 +116,9 @@ def published(folder: Path, uri: str) -> str:
             if filesystem.exists(half_written):
                 filesystem.rm(half_written, recursive=True)
     except (OSError, ImportError) as error:
-        raise StorageError(f"{uri} cannot be written: {error}. Check the setting workspace and its rights.") from error
+        raise storage_error(
+            f"{uri} cannot be written: {error}. Check the setting workspace and its rights.", error
+        ) from error
     return uri
 
 

@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from ranking.errors import SettingsError, StorageError, UnreadableData
+from ranking.errors import SettingsError, StorageError, StorageUnavailable, UnreadableData
 from tasks.adapters.warehouse import Warehouse, open_warehouse
 from tests.privileges import as_nobody
 
@@ -276,12 +276,10 @@ def test_a_remote_file_that_may_not_be_opened_is_said(
         read(engine, f"{bucket}/log.parquet")
 
 
-def test_a_lost_connection_passes_untranslated_because_tasks_retry_it(
-    engine: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_connection_is_an_error_that_tasks_retry(engine: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object, **__: object) -> None:
         raise ConnectionResetError("peer")
 
     monkeypatch.setattr(MemoryFileSystem, "exists", lost)
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(StorageUnavailable, match=r"memory://bucket/log\.parquet did not answer: peer"):
         engine.read("memory://bucket/log.parquet")
