@@ -1,6 +1,7 @@
 """What the gateway makes of the ledger and of tables of features, in this process, with a real registry."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -101,11 +102,22 @@ def desk(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> Iterator[Desk]:
     yield made
     made.gateway.champions.close()
     made.gateway.challengers.close()
+    gc.unfreeze()
 
 
 def test_without_a_champion_nothing_serves_and_it_says_what_to_do(desk: Desk) -> None:
     assert desk.look() is None
     assert "There is no champion yet. `feedloop retrain` proposes one." in desk.gateway.troubles["serving"]
+
+
+def test_what_was_loaded_before_the_first_answer_is_none_of_the_garbage_collectors_business(desk: Desk) -> None:
+    desk.place.promote(desk.register(spec(), 1))
+    assert desk.look() is not None
+    frozen = gc.get_freeze_count()
+    assert frozen > len(gc.get_objects()), "nearly everything is a library's, and no collection walks through it"
+    desk.publish(spec())
+    assert desk.look() is not None
+    assert gc.get_freeze_count() <= frozen, "what a replaced state leaves behind is collected"
 
 
 def test_a_new_table_of_features_is_swapped_in_with_the_same_model(desk: Desk) -> None:

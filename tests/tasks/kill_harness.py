@@ -88,10 +88,12 @@ def deadly(at_call: int | None) -> Callable[[], int]:
             mine = calls
             if at_call is not None and mine == -at_call:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*arguments, **named)
-            if mine == at_call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return original(*arguments, **named)
+            finally:
+                # A write that is turned away, because the name is taken, is a moment to die at too.
+                if mine == at_call:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 
