@@ -218,7 +218,7 @@ def browser(folder: Path) -> Iterator["Chrome"]:
     """Chromium without a window; the test is skipped, visibly, where there is none."""
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
-        pytest.skip("no chromium and chromedriver here: the approval form was not tried in a browser")
+        pytest.skip("no chromium and chromedriver here: the page was not tried in a browser")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

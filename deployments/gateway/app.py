@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from deployments.gateway import answering, invocations, metrics
 from deployments.gateway.limits import check_token, read_body
+from deployments.gateway.page import route_page
 from deployments.gateway.problems import Refused, problem
 from deployments.gateway.schemas import Predictions, Problem, RankAnswer, RankRequest
 from deployments.gateway.shadowing import CHILD, Shadow
@@ -37,17 +38,26 @@ _DESCRIPTION = (
     "Every answer is logged; see docs/serving.md."
 )
 _SCHEMA = "#/components/schemas/{model}"
+_LOCKED = {"/rank", "/invocations", "/version"}
 _FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
 class Gate(FastAPI):
-    """FastAPI, told of the bodies that are read by hand."""
+    """FastAPI, told of the bodies and the token that are read by hand."""
+
+    locked = False
+    """Whether answers need the token."""
 
     def openapi(self) -> dict[str, Any]:
         """The description of the interface."""
         described = super().openapi()
         bodies = models_json_schema([(RankRequest, "validation")], ref_template=_SCHEMA)[1]["$defs"]
         described["components"]["schemas"].update(bodies)
+        if self.locked:
+            described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            for path in _LOCKED & described["paths"].keys():
+                for operation in described["paths"][path].values():
+                    operation["security"] = [{"token": []}]
         return described
 
 
@@ -74,9 +84,11 @@ def create_app(settings: Settings, *, shadow_child: str = CHILD) -> FastAPI:
             app.state.gateway = gateway
             yield
 
-    app = Gate(title="feedloop gateway", description=_DESCRIPTION, lifespan=lifespan)
+    app = Gate(title="feedloop gateway", description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.locked = settings.serving.token is not None
     _route_questions(app, settings)
     _route_facts(app, settings)
+    route_page(app)
     return app
 
 
@@ -138,6 +150,8 @@ def _route_questions(app: FastAPI, settings: Settings) -> None:
     # The body is read by hand: limits hold before anything is parsed, and errors have one form.
     @app.post(
         "/rank",
+        summary="Rank candidates for a user",
+        tags=["questions"],
         response_model=RankAnswer,
         responses=problems,
         openapi_extra=_body({"$ref": _SCHEMA.format(model="RankRequest")}),
@@ -155,7 +169,12 @@ def _route_questions(app: FastAPI, settings: Settings) -> None:
         return _answered(answer, {"X-Request-Id": _header(request_id)})
 
     @app.post(
-        "/invocations", response_model=Predictions, responses=problems, openapi_extra=_body(_invocations_schema())
+        "/invocations",
+        summary="Score rows, by MLflow's protocol",
+        tags=["questions"],
+        response_model=Predictions,
+        responses=problems,
+        openapi_extra=_body(_invocations_schema()),
     )
     async def invoke(request: Request) -> Response:
         """Score rows with the champion, by MLflow's protocol.  Nothing is looked up and nothing is logged."""
@@ -171,7 +190,7 @@ def _route_questions(app: FastAPI, settings: Settings) -> None:
 
 
 def _route_facts(app: FastAPI, settings: Settings) -> None:
-    @app.get("/health")
+    @app.get("/health", summary="Alive, and ready", tags=["facts"])
     @app.get("/ping", include_in_schema=False)
     async def health(request: Request) -> Response:
         """Alive if it answers; ready (200) once a champion is loaded, until then 503.  Needs no token."""
@@ -182,7 +201,7 @@ def _route_facts(app: FastAPI, settings: Settings) -> None:
         content = {"status": status, "live": True, "ready": is_ready, "reasons": reasons}
         return _answered(orjson.dumps(content), status=200 if is_ready else 503)
 
-    @app.get("/version")
+    @app.get("/version", summary="What serves now", tags=["facts"])
     async def version(request: Request) -> Response:
         """What serves: the ledger's entry, the routing table, digests of models and features."""
         try:
@@ -209,7 +228,7 @@ def _route_facts(app: FastAPI, settings: Settings) -> None:
         }
         return _answered(orjson.dumps(content))
 
-    @app.get("/metrics")
+    @app.get("/metrics", summary="Prometheus' metrics", tags=["facts"])
     async def prometheus() -> Response:
         """Metrics of all workers in Prometheus' text format.  Needs no token."""
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

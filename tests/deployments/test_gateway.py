@@ -1,6 +1,7 @@
 """The gateway's contract, at a real one: started by ``feedloop serve``, with a real registry and a running canary."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -20,7 +21,7 @@ from tests.deployments.running_gateway import (
     running,
     scores_of,
 )
-from tests.servers import wait_until
+from tests.servers import browser, wait_until
 
 TOKEN = "open sesame"  # noqa: S105 (a test's own)
 TENTH = rollout(stage=1)
@@ -228,7 +229,26 @@ def test_the_page_of_the_interface_has_examples(gateway: Running) -> None:
     assert "#/components/schemas/Candidate" in str(schemas["RankRequest"])
     assert "Candidate" in schemas
     assert set(described["paths"]) == {"/rank", "/invocations", "/health", "/version", "/metrics"}
-    assert gateway.get("/docs").status == 200
+    assert described["paths"]["/rank"]["post"]["security"] == [{"token": []}]
+    assert "security" not in described["paths"]["/health"]["get"]
+
+
+def test_the_page_of_the_interface_shows_in_a_browser_without_internet(gateway: Running, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    with browser(tmp_path) as chrome:
+        chrome.get(f"http://127.0.0.1:{gateway.port}/docs")
+        words = wait_until(
+            lambda: [part.text for part in chrome.find_elements(By.CLASS_NAME, "opblock-summary")],
+            told=lambda: chrome.page_source,
+        )
+        chrome.save_screenshot(str(tmp_path / "page.png"))
+        asked = chrome.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
+        title = chrome.find_element(By.TAG_NAME, "h1").text
+    assert "feedloop gateway" in title
+    assert any("/rank" in part and "Rank candidates for a user" in part for part in words)
+    assert len(asked) >= 3
+    assert all(name.startswith((f"http://127.0.0.1:{gateway.port}/", "data:")) for name in asked), asked
 
 
 def test_what_was_shown_is_in_the_log_with_position_and_propensity(gateway: Running) -> None:
