@@ -25,7 +25,7 @@ from ranking.quick_encoding import QuickScorer
 from ranking.serving_features import ServingTable
 from tasks.adapters.feature_tables import fetch
 
-NICENESS = 19
+NICENESS = 10
 _PR_SET_PDEATHSIG = 1
 
 Scorer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -117,8 +117,6 @@ def _stay_small() -> None:
     """Step back behind whoever answers users, and end with the gateway even while computing."""
     os.nice(NICENESS)
     if sys.platform == "linux":
-        # However nice, a process may finish its slice before one that wakes up gets its turn; an idle one may not.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The terminal's Ctrl-C and a service's stop reach the whole group; the gateway decides when this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
