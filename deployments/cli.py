@@ -21,7 +21,7 @@ StrategyOption = Annotated[
     typer.Option("--strategy", help="How it reaches its users. [default: rollout.strategy]"),
 ]
 Challenger = Annotated[
-    Literal["better", "equal", "worse", "crashing"] | None,
+    Literal["better", "equal", "worse", "stale", "crashing"] | None,
     typer.Option(
         "--challenger",
         help="Traffic: make a challenger of this quality and let it set out. [default: equal, with --strategy]",

@@ -22,7 +22,7 @@ from tasks.data import build_features, load_rows, plan_split, take_snapshot
 from tasks.registry import champion_bundle, register_challenger
 from tasks.training import train_challenger
 
-Planted = Literal["better", "equal", "worse", "crashing"]
+Planted = Literal["better", "equal", "worse", "stale", "crashing"]
 
 MORE_VISITORS = 4
 """How many times the visitors of the sample feed the better challenger learns from."""
@@ -44,8 +44,9 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
 
     Args:
         kind: better learnt from the same days, each with many more visitors, all shown at random; equal is the
-            champion again; worse is the champion without its numbers; crashing reads a column that the
-            log has and no request brings.
+            champion again; worse is the champion without its numbers; stale learnt from histories that were
+            fresh to the impression, which no table of last midnight can serve; crashing reads a column that the log
+            has and no request brings.
         settings: of the workspace, which has a champion.
         now: the present of the sample feed.
         seed: of what is trained.
@@ -68,7 +69,10 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
         also=(*champion.facts.spec.log.features, *also),
     )
     log = champion.facts.spec.log
-    spec = champion.facts.spec.model_copy(update={"log": log.model_copy(update={"features": (*log.features, *also)})})
+    history = champion.facts.spec.history.model_copy(update={"grain": "event"} if kind == "stale" else {})
+    spec = champion.facts.spec.model_copy(
+        update={"log": log.model_copy(update={"features": (*log.features, *also)}), "history": history}
+    )
     features = build_features.fn(snapshot=snapshot, spec=spec, **settings.engine)
     split = plan_split.fn(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
     trained = MAKERS[kind](Ground(settings, snapshot, features, split, champion), seed)
@@ -88,8 +92,8 @@ def _worse(ground: Ground, seed: int) -> Trained:
     return _saved(ground, replace(ground.champion, encoder=numb))
 
 
-def _crashing(ground: Ground, seed: int) -> Trained:
-    """Fitted as usual, on a column more: of its position an impression knows only afterwards."""
+def _fitted(ground: Ground, seed: int) -> Trained:
+    """Fitted as usual, on what it should not read: its position an impression knows only afterwards."""
     settings = ground.settings
     return train_challenger.fn(
         features=ground.features,
@@ -159,5 +163,6 @@ MAKERS: dict[Planted, Callable[[Ground, int], Trained]] = {
     "better": _better,
     "equal": _equal,
     "worse": _worse,
-    "crashing": _crashing,
+    "stale": _fitted,
+    "crashing": _fitted,
 }

@@ -16,10 +16,12 @@ from deployments.session import Session
 from deployments.terminal import asker
 from deployments.times import now_of
 from deployments.who import who
+from ranking.assignment import REST
 from ranking.errors import SettingsError, UnknownModel
 from ranking.health import control_bad_share
 from ranking.results import Decision, as_utc
 from ranking.rollout import Rollout
+from ranking.rollout_checks import StageEvidence
 from ranking.traffic import TIME, Traffic, as_logged
 from ranking.world import TRUTH
 from settings.rollout import StrategyName
@@ -95,6 +97,8 @@ class Visitors:
         if not self.seen:
             return {}
         rows = pd.concat(self.seen, ignore_index=True)
+        beside = rows[rows["arm"] != REST]
+        rows = rows.assign(arm="all") if beside.empty else beside
         means = rows.groupby("arm")[["click", TRUTH]].mean()
         return {str(arm): (float(row["click"]), float(row[TRUTH])) for arm, row in means.iterrows()}
 
@@ -234,19 +238,23 @@ def _line(
     now: datetime, pages: int, rollout: Rollout | None, tick: Tick | None, rates: dict[str, tuple[float, float]]
 ) -> str:
     """One tick in one line."""
-    clicks = ", ".join(
-        f"{arm or 'all'} {seen:.1%} (truth {truth:.1%})"
-        for arm, (seen, truth) in sorted(rates.items())
-        if arm != "rest"
-    )
+    clicks = ", ".join(f"{arm} {seen:.1%} (truth {truth:.1%})" for arm, (seen, truth) in sorted(rates.items()))
     head = f"{now:%a %d %H:%M}  {pages:,} pages, CTR {clicks or 'none'}"
     if rollout is None or tick is None:
         return f"{head}; no rollout is on its way."
-    sessions = ""
-    if tick.evidence is not None and tick.evidence.windows:
-        canary = [window.canary for window in tick.evidence.windows if window.canary is not None]
-        share = control_bad_share(tick.evidence.windows)
-        sessions = f"; {sum(s.total for s in canary):,} sessions, {sum(s.bad for s in canary):,} bad"
-        sessions += "" if share is None else f" (control {share:.1%})"
+    counted = "" if tick.evidence is None else _counted(tick.evidence)
     step = "" if tick.step is None else f"\n    {tick.step.action}: {tick.step.reason}"
-    return f"{head}; stage {rollout.current.name!r}{sessions}{step}"
+    return f"{head}; stage {rollout.current.name!r}{counted}{step}"
+
+
+def _counted(evidence: StageEvidence) -> str:
+    """How much the tick has seen of the stage, in a few words."""
+    if evidence.shadow is not None:
+        sums = evidence.shadow.sums
+        return f"; {sums.scored:,} of {sums.requests:,} requests scored unseen"
+    canary = [window.canary for window in evidence.windows if window.canary is not None]
+    if not canary:
+        return ""
+    share = control_bad_share(evidence.windows)
+    beside = "" if share is None else f" (control {share:.1%})"
+    return f"; {sum(s.total for s in canary):,} sessions, {sum(s.bad for s in canary):,} bad{beside}"

@@ -17,6 +17,7 @@ from ranking.values import Knobs
 from ranking.world import (
     SAMPLE_ATTRIBUTES,
     SAMPLE_COLUMNS,
+    SAMPLE_GRAIN,
     SAMPLE_HISTORY_DAYS,
     SAMPLE_HOLDOUT_DAYS,
     SAMPLE_WARMUP_DAYS,
@@ -115,7 +116,11 @@ def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
             window_days=SAMPLE_WINDOW_DAYS,
         ).model_copy(update={"uri": f"{workspace}/sample/interactions"}),
         "history": _filled(
-            settings.history, item_attributes=SAMPLE_ATTRIBUTES, windows_days=SAMPLE_HISTORY_DAYS, since_start=False
+            settings.history,
+            item_attributes=SAMPLE_ATTRIBUTES,
+            windows_days=SAMPLE_HISTORY_DAYS,
+            since_start=False,
+            grain=SAMPLE_GRAIN,
         ),
         "rollout": _filled(
             settings.rollout,
