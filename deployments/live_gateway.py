@@ -121,9 +121,8 @@ class LiveGateway:
         return shown.merge(candidates, on=[REQUEST, ITEM], how="left")
 
     async def _answers(self, pages: list[pd.DataFrame]) -> list[dict[str, Any]]:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         gate = asyncio.Semaphore(AT_ONCE)
-        async with httpx.AsyncClient(base_url=self.address, headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=self.address, headers=self._headers, timeout=30) as client:
 
             async def ask(page: pd.DataFrame) -> dict[str, Any] | None:
                 async with gate:
@@ -132,15 +131,26 @@ class LiveGateway:
             try:
                 found = await asyncio.gather(*(ask(page) for page in pages))
             except httpx.TransportError as error:
-                raise GatewayUnavailable(
-                    f"{self.address} does not answer: {error!r}. Is `feedloop serve` running?"
-                ) from error
+                raise self._silent(error) from error
         return [answer for answer in found if answer is not None]
 
     def entry(self) -> int:
-        """The ledger's entry that its routing follows."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return int(httpx.get(f"{self.address}/version", headers=headers, timeout=30).json()["entry"])
+        """The ledger's entry that its routing follows.
+
+        Raises:
+            GatewayUnavailable: it does not say so.
+        """
+        try:
+            answer = httpx.get(f"{self.address}/version", headers=self._headers, timeout=30)
+        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise self._silent(error) from error
+        try:
+            return int(answer.json()["entry"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise GatewayUnavailable(
+                f"{self.address}/version answered {answer.status_code}, not with what a gateway serves. Is `feedloop "
+                "serve` running there, with a champion, and is FEEDLOOP_SERVING__TOKEN its token?"
+            ) from error
 
     def follow(self, entry: int, seconds: float) -> None:
         """Wait until it routes by an entry of the ledger.
@@ -166,12 +176,57 @@ class LiveGateway:
                 "s. Does the gateway log there?"
             )
 
+    def recalled(self, candidates: pd.DataFrame, since: datetime, until: datetime) -> tuple[set[int], pd.DataFrame]:
+        """What its log says of pages in ``[since, until)``.
+
+        Args:
+            candidates: of :meth:`ranking.traffic.Traffic.between`.
+            since: the first moment.
+            until: the moment after the last.
+
+        Returns:
+            The pages among them that it was asked for, and what it showed, as :meth:`ask` gives it.
+        """
+        known = candidates[REQUEST].astype("string")
+        asked = self._log("requests", ["request_id"], since, until)
+        asked = asked[asked["request_id"].isin(known)].astype("int64")
+        logged = self._log("exposures", ["request_id", "item", "position", "arm", "version"], since, until)
+        logged = logged[logged["request_id"].isin(known)].rename(columns={"request_id": REQUEST, "item": ITEM})
+        shown = logged.astype({REQUEST: "int64", ITEM: candidates[ITEM].dtype})
+        return set(asked["request_id"]), shown.merge(candidates, on=[REQUEST, ITEM])
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def _silent(self, error: Exception) -> GatewayUnavailable:
+        return GatewayUnavailable(f"{self.address} does not answer: {error!r}. Is `feedloop serve` running there?")
+
     def _pages(self, since: datetime) -> int:
+        log = self._dataset("requests")
+        return 0 if log is None else int(log.count_rows(filter=_time() >= _at(since)))
+
+    def _log(self, name: str, columns: list[str], since: datetime, until: datetime) -> pd.DataFrame:
+        log = self._dataset(name)
+        if log is None:
+            return pd.DataFrame({column: pd.Series(dtype="object") for column in columns})
+        inside = (_time() >= _at(since)) & (_time() < _at(until))
+        found: pd.DataFrame = log.to_table(columns=columns, filter=inside).to_pandas()
+        return found
+
+    def _dataset(self, name: str) -> "ds.Dataset | None":
         try:
-            log = ds.dataset(f"{self.online}/requests", format="parquet", exclude_invalid_files=False)
-            return int(log.count_rows(filter=ds.field("time") >= pa.scalar(since, pa.timestamp("us", "UTC"))))
+            return ds.dataset(f"{self.online}/{name}", format="parquet", exclude_invalid_files=False)
         except FileNotFoundError:
-            return 0
+            return None
+
+
+def _time() -> "ds.Expression":
+    return ds.field("time")
+
+
+def _at(moment: datetime) -> pa.Scalar:
+    return pa.scalar(moment, pa.timestamp("us", "UTC"))
 
 
 def page_request(page: pd.DataFrame, length: int) -> dict[str, Any]:
