@@ -16,8 +16,9 @@ from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Ve
 
 __all__ = ["app", "main"]
 
+StrategyName = Literal["immediate", "shadow", "canary", "ab_test"]
 StrategyOption = Annotated[
-    Literal["immediate", "shadow", "canary", "ab_test"] | None,
+    StrategyName | None,
     typer.Option("--strategy", help="How it reaches its users. [default: rollout.strategy]"),
 ]
 Challenger = Annotated[
@@ -176,8 +177,16 @@ def simulate(
         bool, typer.Option("--traffic", help="Let visitors ask the gateway, and a rollout take its course.")
     ] = False,
     challenger: Challenger = None,
-    strategy: StrategyOption = None,
-    requests_per_day: Annotated[int, typer.Option(help="Traffic: pages asked for per day.", min=1)] = 24_000,
+    strategy: Annotated[
+        StrategyName | None,
+        typer.Option(
+            help="Traffic: how it reaches its users. [default: rollout.strategy; canary if that is immediate]"
+        ),
+    ] = None,
+    requests_per_day: Annotated[
+        int | None,
+        typer.Option(help="Traffic: pages asked for per day. [default: 24000; 8000 in an A/B test]", min=1),
+    ] = None,
     users: Annotated[int | None, typer.Option(help="Traffic: how many users come. [default: all]", min=1)] = None,
     label_delay_hours: Annotated[
         float | None, typer.Option(help="Traffic: when outcomes arrive. [default: world.label_delay_hours]", min=0)

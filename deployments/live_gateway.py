@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -26,6 +28,8 @@ START_SECONDS, STOP_SECONDS = 120.0, 30.0
 LOG_SECONDS = 1.0
 AT_ONCE = 4
 """Pages that are asked for at the same time."""
+
+JSON = {"Content-Type": "application/json"}
 
 HABITS = {
     "FEEDLOOP_SERVING__TRUST_REQUEST_TIME": "true",
@@ -111,7 +115,7 @@ class LiveGateway:
         Raises:
             GatewayUnavailable: it refuses the time of requests, or does not answer at all.
         """
-        answers = asyncio.run(self._answers([page for _, page in candidates.groupby(REQUEST, sort=False)]))
+        answers = asyncio.run(self._answers(page_requests(candidates, self.length)))
         rows = [
             (int(answer["request_id"]), entry["item"], entry["position"], answer["arm"], answer["version"])
             for answer in answers
@@ -120,13 +124,13 @@ class LiveGateway:
         shown = pd.DataFrame(rows, columns=[REQUEST, ITEM, "position", "arm", "version"])
         return shown.merge(candidates, on=[REQUEST, ITEM], how="left")
 
-    async def _answers(self, pages: list[pd.DataFrame]) -> list[dict[str, Any]]:
+    async def _answers(self, pages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         gate = asyncio.Semaphore(AT_ONCE)
         async with httpx.AsyncClient(base_url=self.address, headers=self._headers, timeout=30) as client:
 
-            async def ask(page: pd.DataFrame) -> dict[str, Any] | None:
+            async def ask(page: dict[str, Any]) -> dict[str, Any] | None:
                 async with gate:
-                    return _told(await client.post("/rank", json=page_request(page, self.length)))
+                    return _told(await client.post("/rank", content=orjson.dumps(page), headers=JSON))
 
             try:
                 found = await asyncio.gather(*(ask(page) for page in pages))
@@ -229,21 +233,34 @@ def _at(moment: datetime) -> pa.Scalar:
     return pa.scalar(moment, pa.timestamp("us", "UTC"))
 
 
-def page_request(page: pd.DataFrame, length: int) -> dict[str, Any]:
-    """The body of ``POST /rank`` for the candidates of one page, ``length`` of which will be shown."""
-    first = page.iloc[0]
-    items = [
-        {"item": item, "features": dict(zip(ITEM_FEATURES, cells, strict=True))}
-        for item, *cells in zip(page[ITEM].tolist(), *(page[name].tolist() for name in ITEM_FEATURES), strict=True)
-    ]
-    return {
-        "request_id": str(first[REQUEST]),
-        "user": int(first[USER]),
-        "items": items,
-        "context": {name: first[name] for name in CONTEXT_FEATURES},
-        "length": length,
-        "time": first[TIME].isoformat(),
-    }
+def page_requests(candidates: pd.DataFrame, length: int) -> Iterator[dict[str, Any]]:
+    """The body of ``POST /rank`` for every page, ``length`` items of which will be shown.
+
+    Args:
+        candidates: of :meth:`ranking.traffic.Traffic.between`; those of one page lie together.
+        length: of the list that is shown.
+    """
+    pages = candidates[REQUEST].to_numpy()
+    starts = [0, *(np.flatnonzero(pages[1:] != pages[:-1]) + 1).tolist(), len(pages)] if len(pages) else []
+    # Plain lists once: taking a frame apart page by page costs more than asking for the page.
+    items, features = candidates[ITEM].tolist(), [candidates[name].tolist() for name in ITEM_FEATURES]
+    firsts = candidates.iloc[starts[:-1]]
+    context = [firsts[name].tolist() for name in CONTEXT_FEATURES]
+    facts = zip(firsts[REQUEST].tolist(), firsts[USER].tolist(), firsts[TIME].tolist(), strict=True)
+    for number, (request, user, time_) in enumerate(facts):
+        place = slice(starts[number], starts[number + 1])
+        cells = zip(*(column[place] for column in features), strict=True)
+        yield {
+            "request_id": str(request),
+            "user": user,
+            "items": [
+                {"item": item, "features": dict(zip(ITEM_FEATURES, row, strict=True))}
+                for item, row in zip(items[place], cells, strict=True)
+            ],
+            "context": {name: column[number] for name, column in zip(CONTEXT_FEATURES, context, strict=True)},
+            "length": length,
+            "time": time_.isoformat(),
+        }
 
 
 def _told(response: httpx.Response) -> dict[str, Any] | None:

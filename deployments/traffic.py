@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,7 +44,7 @@ class Plan:
     challenger: str | None
     strategy: StrategyName | None
     days: float | None
-    requests_per_day: int
+    requests_per_day: int | None
     users: int | None
     label_delay_hours: float | None
     tick_minutes: int | None
@@ -55,15 +55,31 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a simulation lasts at most, and how often it looks, unless that was said."""
+    """How long a simulation lasts at most, how often it looks, and how many pages a day asks for."""
 
-    days: float
-    tick_minutes: int
+    days: float = 4
+    tick_minutes: int = 30
+    requests_per_day: int = 24_000
 
 
-ALONE, BESIDE = Pace(days=1, tick_minutes=30), Pace(days=4, tick_minutes=30)
-PACES = {"shadow": BESIDE, "canary": BESIDE, "ab_test": Pace(days=10, tick_minutes=120)}
-"""By strategy: long enough to see its end.  An A/B test decides once a day, so it needs no closer looks."""
+USUAL = Pace()
+PACES = {"ab_test": Pace(days=10, tick_minutes=120, requests_per_day=8_000), "immediate": Pace(days=1)}
+"""By strategy, unless it was said: long enough to see its end.  An A/B test lasts a week and decides once a day."""
+
+
+def _pace(session: Session, plan: Plan) -> Pace:
+    settings = session.settings
+    rollout = running(open_both(**settings.store)[1].entries())
+    planned = _strategy(session, plan) if plan.challenger or plan.strategy else "immediate"
+    usual = PACES.get(rollout.strategy if rollout else planned, USUAL)
+    said = {name: getattr(plan, name) for name in ("days", "tick_minutes", "requests_per_day")}
+    return replace(usual, **{name: value for name, value in said.items() if value is not None})
+
+
+def _strategy(session: Session, plan: Plan) -> StrategyName:
+    """At once is the usual knob, and nothing to watch; who wants it says so."""
+    configured = session.settings.rollout.strategy
+    return plan.strategy or ("canary" if configured == "immediate" else configured)
 
 
 def run(session: Session, **asked: Any) -> int:
@@ -75,7 +91,8 @@ def run(session: Session, **asked: Any) -> int:
         )
     if champion_now(**settings.store) is None:
         raise UnknownModel("Nothing serves yet. Run `feedloop run --yes` first, then simulate traffic.")
-    traffic = Traffic(settings.world, requests_per_day=plan.requests_per_day, visitors=plan.users, seed=plan.seed)
+    pace = _pace(session, plan)
+    traffic = Traffic(settings.world, requests_per_day=pace.requests_per_day, visitors=plan.users, seed=plan.seed)
     start = now_of(session) or settings.world.start
     hours = settings.world.label_delay_hours if plan.label_delay_hours is None else plan.label_delay_hours
     if not session.verbose:
@@ -88,7 +105,7 @@ def run(session: Session, **asked: Any) -> int:
         visitors = Visitors(traffic, gateway, settings.outcomes_uri, timedelta(hours=hours))
         visitors.recall(start)
         try:
-            ended = _go_on(session, plan, visitors, start, rollout)
+            ended = _go_on(session, pace, plan.speed, visitors, start, rollout)
         except KeyboardInterrupt:
             output.say("Broken off. The same command goes on with the tick that was not finished.")
             raise
@@ -151,7 +168,7 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     with answered_by(asker(output, yes=True, because=APPROVED)):
         promotion = propose(
             challenger.version,
-            strategy=plan.strategy,
+            strategy=_strategy(session, plan),
             force=evidence.verdict.decision is not Decision.PROMOTE,
             reason=f"simulate --challenger {kind}",
             requested_by=who(),
@@ -162,18 +179,14 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     return running(ledger.entries())
 
 
-def _go_on(session: Session, plan: Plan, visitors: Visitors, start: datetime, rollout: Rollout | None) -> datetime:
+def _go_on(
+    session: Session, pace: Pace, speed: float | None, visitors: Visitors, start: datetime, rollout: Rollout | None
+) -> datetime:
     """Tick after tick, until the time is over or the rollout is."""
     from flows.advance import advance
 
-    settings, gateway = session.settings, visitors.gateway
-    pace = PACES.get(rollout.strategy, ALONE) if rollout is not None else ALONE
-    length = timedelta(minutes=plan.tick_minutes or pace.tick_minutes)
-    stores, end, had_rollout = (
-        open_both(**settings.store),
-        start + timedelta(days=plan.days or pace.days),
-        bool(rollout),
-    )
+    settings, gateway, length = session.settings, visitors.gateway, timedelta(minutes=pace.tick_minutes)
+    stores, end, had_rollout = open_both(**settings.store), start + timedelta(days=pace.days), rollout is not None
     now = start
     while now < end and (rollout is not None or not had_rollout):
         began, until = time.monotonic(), min(now + length, end)
@@ -193,8 +206,8 @@ def _go_on(session: Session, plan: Plan, visitors: Visitors, start: datetime, ro
             visitors.seen.clear()
         _days_pass(session, until)
         now = until
-        if plan.speed is not None:
-            time.sleep(max(length.total_seconds() / plan.speed - (time.monotonic() - began), 0.0))
+        if speed is not None:
+            time.sleep(max(length.total_seconds() / speed - (time.monotonic() - began), 0.0))
     return now
 
 
@@ -251,8 +264,9 @@ def _line(
 def _counted(evidence: StageEvidence) -> str:
     """How much the tick has seen of the stage, in a few words."""
     if evidence.shadow is not None:
-        sums = evidence.shadow.sums
-        return f"; {sums.scored:,} of {sums.requests:,} requests scored unseen"
+        sums, moved = evidence.shadow.sums, evidence.shadow.log_loss
+        loss = "" if moved is None else f", log loss {moved.value:+.2%}"
+        return f"; {sums.scored:,} of {sums.requests:,} requests scored unseen{loss}"
     canary = [window.canary for window in evidence.windows if window.canary is not None]
     if not canary:
         return ""

@@ -46,10 +46,14 @@ class Visitors:
         if candidates.empty:
             return pages
         shown = self.gateway.ask(candidates)
+        self.note(shown)
+        return pages + int(shown[REQUEST].nunique())
+
+    def note(self, shown: pd.DataFrame) -> None:
+        """Remember what was shown, until its outcomes are known."""
         outcomes = self.traffic.outcomes(shown)
         self.waiting.append(outcomes)
         self.seen.append(outcomes[["arm", "click", TRUTH]])
-        return pages + int(shown[REQUEST].nunique())
 
     def deliver(self, now: datetime) -> None:
         """Append the outcomes whose label is final."""
