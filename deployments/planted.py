@@ -9,9 +9,10 @@ import pandas as pd
 
 from ranking.bundle import Bundle
 from ranking.errors import UnknownModel
-from ranking.features import Feature, Kind, Owner
+from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner
 from ranking.history import with_history
 from ranking.interactions import canonical
+from ranking.models import TwoTowerKnobs
 from ranking.results import FeatureTable, ModelRef, Snapshot, Split, Trained, Training
 from ranking.training import fit
 from ranking.world import World, as_known_at
@@ -24,7 +25,7 @@ from tasks.training import train_challenger
 
 Planted = Literal["better", "equal", "worse", "stale", "crashing"]
 
-MORE_VISITORS = 4
+MORE_VISITORS = 16
 """How many times the visitors of the sample feed the better challenger learns from."""
 
 
@@ -43,10 +44,10 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
     """Make a challenger of known quality and register it.
 
     Args:
-        kind: better learnt from the same days, each with many more visitors, all shown at random; equal is the
-            champion again; worse is the champion without its numbers; stale learnt from histories that were
-            fresh to the impression, which no table of last midnight can serve; crashing reads a column that the log
-            has and no request brings.
+        kind: better has two towers, remembers a week instead of three days, and learnt from a survey: the same
+            days, each with many more visitors who saw everything at random; equal is the champion again; worse is
+            the champion without its numbers; stale learnt from histories that were fresh to the impression, which no
+            table of last midnight can serve; crashing reads a column that the log has and no request brings.
         settings: of the workspace, which has a champion.
         now: the present of the sample feed.
         seed: of what is trained.
@@ -56,27 +57,41 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
         TrainingError: there is nothing to learn from.
         StorageError: the workspace cannot be written.
     """
-    position = Feature(name="position", owner=Owner.CONTEXT, kind=Kind.NUMERIC)
-    also = (position,) if kind == "crashing" else ()
     champion = champion_bundle(**settings.store)
     if champion is None:
         raise UnknownModel("Nothing serves yet, so there is nothing to challenge. Run `feedloop run --yes` first.")
+    spec = _spec(kind, champion.facts.spec)
     snapshot = take_snapshot.fn(
         data=settings.data,
         cutoff=None,
         now=now,
         workspace=settings.workspace,
-        also=(*champion.facts.spec.log.features, *also),
-    )
-    log = champion.facts.spec.log
-    history = champion.facts.spec.history.model_copy(update={"grain": "event"} if kind == "stale" else {})
-    spec = champion.facts.spec.model_copy(
-        update={"log": log.model_copy(update={"features": (*log.features, *also)}), "history": history}
+        also=(*champion.facts.spec.log.features, *spec.log.features),
     )
     features = build_features.fn(snapshot=snapshot, spec=spec, **settings.engine)
     split = plan_split.fn(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
     trained = MAKERS[kind](Ground(settings, snapshot, features, split, champion), seed)
     return register_challenger.fn(trained=trained, snapshot=snapshot, features=features, split=split, **settings.store)
+
+
+def _spec(kind: Planted, spec: FeatureSpec) -> FeatureSpec:
+    """What the challenger reads, where that makes it what it is."""
+    log, history = spec.log, spec.history
+    match kind:
+        case "better":
+            # What an age band likes changes by the day: who learns it by heart is better for two days and no longer.
+            kept = tuple(feature for feature in log.features if feature.name != "user_age_band")
+            log, history = log.model_copy(update={"features": kept}), _with(history, windows_days=(1, 3, 7))
+        case "stale":
+            history = _with(history, grain="event")
+        case "crashing":
+            position = Feature(name="position", owner=Owner.CONTEXT, kind=Kind.NUMERIC)
+            log = log.model_copy(update={"features": (*log.features, position)})
+    return spec.model_copy(update={"log": log, "history": history})
+
+
+def _with(history: HistoryKnobs, **changes: object) -> HistoryKnobs:
+    return history.model_copy(update=changes)
 
 
 def _equal(ground: Ground, seed: int) -> Trained:
@@ -107,7 +122,7 @@ def _fitted(ground: Ground, seed: int) -> Trained:
 
 
 def _better(ground: Ground, seed: int) -> Trained:
-    """The configured model, fitted on a survey: the same days with more visitors, who saw everything at random."""
+    """Two towers, fitted on a survey: the same days with more visitors, who saw everything at random."""
     settings, spec, learnt = ground.settings, ground.features.spec, ground.split.learnt
     knobs = settings.world.model_copy(
         update={"requests_per_day": MORE_VISITORS * settings.world.requests_per_day, "exploration_share": 1.0}
@@ -131,7 +146,7 @@ def _better(ground: Ground, seed: int) -> Trained:
             load_rows(table, ground.split.validation, columns),
             spec=spec,
             learnt=learnt,
-            model=settings.model,
+            model=TwoTowerKnobs(),
             knobs=settings.training,
             seed=settings.seed + seed,
         )
