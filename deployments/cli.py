@@ -16,12 +16,13 @@ from deployments.cli_app import Config, Cutoff, Data, Evidence, Json, Reason, Ve
 
 __all__ = ["app", "main"]
 
+StrategyName = Literal["immediate", "shadow", "canary", "ab_test"]
 StrategyOption = Annotated[
-    Literal["immediate", "shadow", "canary", "ab_test"] | None,
+    StrategyName | None,
     typer.Option("--strategy", help="How it reaches its users. [default: rollout.strategy]"),
 ]
 Challenger = Annotated[
-    Literal["better", "equal", "worse", "crashing"] | None,
+    Literal["better", "equal", "worse", "stale", "crashing"] | None,
     typer.Option(
         "--challenger",
         help="Traffic: make a challenger of this quality and let it set out. [default: equal, with --strategy]",
@@ -164,18 +165,36 @@ def init(
 
 @command("simulate")
 def simulate(
-    days: Annotated[float, typer.Option(help="Days to add.", min=0.1, max=365)] = 7,
+    days: Annotated[
+        float | None,
+        typer.Option(
+            help="Days to add. [default: 7; with --traffic at most 10 for an A/B test, 4 for another rollout, else 1]",
+            min=0.1,
+            max=365,
+        ),
+    ] = None,
     traffic: Annotated[
         bool, typer.Option("--traffic", help="Let visitors ask the gateway, and a rollout take its course.")
     ] = False,
     challenger: Challenger = None,
-    strategy: StrategyOption = None,
-    requests_per_day: Annotated[int, typer.Option(help="Traffic: pages asked for per day.", min=1)] = 24_000,
+    strategy: Annotated[
+        StrategyName | None,
+        typer.Option(
+            help="Traffic: how it reaches its users. [default: rollout.strategy; canary if that is immediate]"
+        ),
+    ] = None,
+    requests_per_day: Annotated[
+        int | None,
+        typer.Option(help="Traffic: pages asked for per day. [default: 24000; 12000 in an A/B test]", min=1),
+    ] = None,
     users: Annotated[int | None, typer.Option(help="Traffic: how many users come. [default: all]", min=1)] = None,
     label_delay_hours: Annotated[
         float | None, typer.Option(help="Traffic: when outcomes arrive. [default: world.label_delay_hours]", min=0)
     ] = None,
-    tick_minutes: Annotated[int, typer.Option(help="Traffic: time between two looks.", min=1, max=1440)] = 30,
+    tick_minutes: Annotated[
+        int | None,
+        typer.Option(help="Traffic: time between two looks. [default: 30; 120 in an A/B test]", min=1, max=1440),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Traffic: another seed is another crowd.", min=0)] = 0,
     speed: Annotated[
         float | None, typer.Option(help="Traffic: at most so many simulated seconds per second.", min=1)
@@ -193,7 +212,11 @@ def simulate(
     """
     session = session_of(config, json, verbose)
     if not traffic:
-        return session.do("deployments.commands:simulate", days=max(round(days), 1))
+        given = {"--challenger": challenger, "--strategy": strategy, "--gateway": gateway, "--users": users}
+        alone = [name for name, value in given.items() if value is not None]
+        if alone:
+            raise typer.BadParameter(f"{', '.join(alone)} belong to simulated visitors: add --traffic.")
+        return session.do("deployments.commands:simulate", days=max(round(7 if days is None else days), 1))
     return session.do(
         "deployments.traffic:run",
         runs_flows=True,

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -26,6 +28,8 @@ START_SECONDS, STOP_SECONDS = 120.0, 30.0
 LOG_SECONDS = 1.0
 AT_ONCE = 4
 """Pages that are asked for at the same time."""
+
+JSON = {"Content-Type": "application/json"}
 
 HABITS = {
     "FEEDLOOP_SERVING__TRUST_REQUEST_TIME": "true",
@@ -111,7 +115,7 @@ class LiveGateway:
         Raises:
             GatewayUnavailable: it refuses the time of requests, or does not answer at all.
         """
-        answers = asyncio.run(self._answers([page for _, page in candidates.groupby(REQUEST, sort=False)]))
+        answers = asyncio.run(self._answers(page_requests(candidates, self.length)))
         rows = [
             (int(answer["request_id"]), entry["item"], entry["position"], answer["arm"], answer["version"])
             for answer in answers
@@ -120,27 +124,37 @@ class LiveGateway:
         shown = pd.DataFrame(rows, columns=[REQUEST, ITEM, "position", "arm", "version"])
         return shown.merge(candidates, on=[REQUEST, ITEM], how="left")
 
-    async def _answers(self, pages: list[pd.DataFrame]) -> list[dict[str, Any]]:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+    async def _answers(self, pages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         gate = asyncio.Semaphore(AT_ONCE)
-        async with httpx.AsyncClient(base_url=self.address, headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=self.address, headers=self._headers, timeout=30) as client:
 
-            async def ask(page: pd.DataFrame) -> dict[str, Any] | None:
+            async def ask(page: dict[str, Any]) -> dict[str, Any] | None:
                 async with gate:
-                    return _told(await client.post("/rank", json=page_request(page, self.length)))
+                    return _told(await client.post("/rank", content=orjson.dumps(page), headers=JSON))
 
             try:
                 found = await asyncio.gather(*(ask(page) for page in pages))
             except httpx.TransportError as error:
-                raise GatewayUnavailable(
-                    f"{self.address} does not answer: {error!r}. Is `feedloop serve` running?"
-                ) from error
+                raise self._silent(error) from error
         return [answer for answer in found if answer is not None]
 
     def entry(self) -> int:
-        """The ledger's entry that its routing follows."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return int(httpx.get(f"{self.address}/version", headers=headers, timeout=30).json()["entry"])
+        """The ledger's entry that its routing follows.
+
+        Raises:
+            GatewayUnavailable: it does not say so.
+        """
+        try:
+            answer = httpx.get(f"{self.address}/version", headers=self._headers, timeout=30)
+        except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise self._silent(error) from error
+        try:
+            return int(answer.json()["entry"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise GatewayUnavailable(
+                f"{self.address}/version answered {answer.status_code}, not with what a gateway serves. Is `feedloop "
+                "serve` running there, with a champion, and is FEEDLOOP_SERVING__TOKEN its token?"
+            ) from error
 
     def follow(self, entry: int, seconds: float) -> None:
         """Wait until it routes by an entry of the ledger.
@@ -166,29 +180,87 @@ class LiveGateway:
                 "s. Does the gateway log there?"
             )
 
+    def recalled(self, candidates: pd.DataFrame, since: datetime, until: datetime) -> tuple[set[int], pd.DataFrame]:
+        """What its log says of pages in ``[since, until)``.
+
+        Args:
+            candidates: of :meth:`ranking.traffic.Traffic.between`.
+            since: the first moment.
+            until: the moment after the last.
+
+        Returns:
+            The pages among them that it was asked for, and what it showed, as :meth:`ask` gives it.
+        """
+        known = candidates[REQUEST].astype("string")
+        asked = self._log("requests", ["request_id"], since, until)
+        asked = asked[asked["request_id"].isin(known)].astype("int64")
+        logged = self._log("exposures", ["request_id", "item", "position", "arm", "version"], since, until)
+        logged = logged[logged["request_id"].isin(known)].rename(columns={"request_id": REQUEST, "item": ITEM})
+        shown = logged.astype({REQUEST: "int64", ITEM: candidates[ITEM].dtype})
+        return set(asked["request_id"]), shown.merge(candidates, on=[REQUEST, ITEM])
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def _silent(self, error: Exception) -> GatewayUnavailable:
+        return GatewayUnavailable(f"{self.address} does not answer: {error!r}. Is `feedloop serve` running there?")
+
     def _pages(self, since: datetime) -> int:
+        log = self._dataset("requests")
+        return 0 if log is None else int(log.count_rows(filter=_time() >= _at(since)))
+
+    def _log(self, name: str, columns: list[str], since: datetime, until: datetime) -> pd.DataFrame:
+        log = self._dataset(name)
+        if log is None:
+            return pd.DataFrame({column: pd.Series(dtype="object") for column in columns})
+        inside = (_time() >= _at(since)) & (_time() < _at(until))
+        found: pd.DataFrame = log.to_table(columns=columns, filter=inside).to_pandas()
+        return found
+
+    def _dataset(self, name: str) -> "ds.Dataset | None":
         try:
-            log = ds.dataset(f"{self.online}/requests", format="parquet", exclude_invalid_files=False)
-            return int(log.count_rows(filter=ds.field("time") >= pa.scalar(since, pa.timestamp("us", "UTC"))))
+            return ds.dataset(f"{self.online}/{name}", format="parquet", exclude_invalid_files=False)
         except FileNotFoundError:
-            return 0
+            return None
 
 
-def page_request(page: pd.DataFrame, length: int) -> dict[str, Any]:
-    """The body of ``POST /rank`` for the candidates of one page, ``length`` of which will be shown."""
-    first = page.iloc[0]
-    items = [
-        {"item": item, "features": dict(zip(ITEM_FEATURES, cells, strict=True))}
-        for item, *cells in zip(page[ITEM].tolist(), *(page[name].tolist() for name in ITEM_FEATURES), strict=True)
-    ]
-    return {
-        "request_id": str(first[REQUEST]),
-        "user": int(first[USER]),
-        "items": items,
-        "context": {name: first[name] for name in CONTEXT_FEATURES},
-        "length": length,
-        "time": first[TIME].isoformat(),
-    }
+def _time() -> "ds.Expression":
+    return ds.field("time")
+
+
+def _at(moment: datetime) -> pa.Scalar:
+    return pa.scalar(moment, pa.timestamp("us", "UTC"))
+
+
+def page_requests(candidates: pd.DataFrame, length: int) -> Iterator[dict[str, Any]]:
+    """The body of ``POST /rank`` for every page, ``length`` items of which will be shown.
+
+    Args:
+        candidates: of :meth:`ranking.traffic.Traffic.between`; those of one page lie together.
+        length: of the list that is shown.
+    """
+    pages = candidates[REQUEST].to_numpy()
+    starts = [0, *(np.flatnonzero(pages[1:] != pages[:-1]) + 1).tolist(), len(pages)] if len(pages) else []
+    # Plain lists once: taking a frame apart page by page costs more than asking for the page.
+    items, features = candidates[ITEM].tolist(), [candidates[name].tolist() for name in ITEM_FEATURES]
+    firsts = candidates.iloc[starts[:-1]]
+    context = [firsts[name].tolist() for name in CONTEXT_FEATURES]
+    facts = zip(firsts[REQUEST].tolist(), firsts[USER].tolist(), firsts[TIME].tolist(), strict=True)
+    for number, (request, user, time_) in enumerate(facts):
+        place = slice(starts[number], starts[number + 1])
+        cells = zip(*(column[place] for column in features), strict=True)
+        yield {
+            "request_id": str(request),
+            "user": user,
+            "items": [
+                {"item": item, "features": dict(zip(ITEM_FEATURES, row, strict=True))}
+                for item, row in zip(items[place], cells, strict=True)
+            ],
+            "context": {name: column[number] for name, column in zip(CONTEXT_FEATURES, context, strict=True)},
+            "length": length,
+            "time": time_.isoformat(),
+        }
 
 
 def _told(response: httpx.Response) -> dict[str, Any] | None:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from ranking.bundle import Bundle
 from ranking.errors import UnknownModel
-from ranking.features import Feature, Kind, Owner
+from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner
 from ranking.fits import Training
 from ranking.history import with_history
 from ranking.interactions import canonical
+from ranking.models import TwoTowerKnobs
 from ranking.results import FeatureTable, ModelRef, Snapshot, Split, Trained
 from ranking.training import fit
 from ranking.world import World, as_known_at
@@ -23,9 +24,9 @@ from tasks.data import build_features, load_rows, plan_split, take_snapshot
 from tasks.registry import champion_bundle, register_challenger
 from tasks.training import train_challenger
 
-Planted = Literal["better", "equal", "worse", "crashing"]
+Planted = Literal["better", "equal", "worse", "stale", "crashing"]
 
-MORE_VISITORS = 4
+MORE_VISITORS = 16
 """How many times the visitors of the sample feed the better challenger learns from."""
 
 
@@ -44,9 +45,10 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
     """Make a challenger of known quality and register it.
 
     Args:
-        kind: better learnt from the same days, each with many more visitors, all shown at random; equal is the
-            champion again; worse is the champion without its numbers; crashing reads a column that the
-            log has and no request brings.
+        kind: better has two towers, remembers a week instead of three days, and learnt from a survey: the same
+            days, each with many more visitors who saw everything at random; equal is the champion again; worse is
+            the champion without its numbers; stale learnt from histories that were fresh to the impression, which no
+            table of last midnight can serve; crashing reads a column that the log has and no request brings.
         settings: of the workspace, which has a champion.
         now: the present of the sample feed.
         seed: of what is trained.
@@ -56,24 +58,41 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
         TrainingError: there is nothing to learn from.
         StorageError: the workspace cannot be written.
     """
-    position = Feature(name="position", owner=Owner.CONTEXT, kind=Kind.NUMERIC)
-    also = (position,) if kind == "crashing" else ()
     champion = champion_bundle(**settings.store)
     if champion is None:
         raise UnknownModel("Nothing serves yet, so there is nothing to challenge. Run `feedloop run --yes` first.")
+    spec = _spec(kind, champion.facts.spec)
     snapshot = take_snapshot.fn(
         data=settings.data,
         cutoff=None,
         now=now,
         workspace=settings.workspace,
-        also=(*champion.facts.spec.log.features, *also),
+        also=(*champion.facts.spec.log.features, *spec.log.features),
     )
-    log = champion.facts.spec.log
-    spec = champion.facts.spec.model_copy(update={"log": log.model_copy(update={"features": (*log.features, *also)})})
     features = build_features.fn(snapshot=snapshot, spec=spec, **settings.engine)
     split = plan_split.fn(features=features, cutoff=snapshot.cutoff, knobs=settings.split)
     trained = MAKERS[kind](Ground(settings, snapshot, features, split, champion), seed)
     return register_challenger.fn(trained=trained, snapshot=snapshot, features=features, split=split, **settings.store)
+
+
+def _spec(kind: Planted, spec: FeatureSpec) -> FeatureSpec:
+    """What the challenger reads, where that makes it what it is."""
+    log, history = spec.log, spec.history
+    match kind:
+        case "better":
+            # What an age band likes changes by the day: who learns it by heart is better for two days and no longer.
+            kept = tuple(feature for feature in log.features if feature.name != "user_age_band")
+            log, history = log.model_copy(update={"features": kept}), _with(history, windows_days=(1, 3, 7))
+        case "stale":
+            history = _with(history, grain="event")
+        case "crashing":
+            position = Feature(name="position", owner=Owner.CONTEXT, kind=Kind.NUMERIC)
+            log = log.model_copy(update={"features": (*log.features, position)})
+    return spec.model_copy(update={"log": log, "history": history})
+
+
+def _with(history: HistoryKnobs, **changes: object) -> HistoryKnobs:
+    return history.model_copy(update=changes)
 
 
 def _equal(ground: Ground, seed: int) -> Trained:
@@ -89,8 +108,8 @@ def _worse(ground: Ground, seed: int) -> Trained:
     return _saved(ground, replace(ground.champion, encoder=numb))
 
 
-def _crashing(ground: Ground, seed: int) -> Trained:
-    """Fitted as usual, on a column more: of its position an impression knows only afterwards."""
+def _fitted(ground: Ground, seed: int) -> Trained:
+    """Fitted as usual, on what it should not read: its position an impression knows only afterwards."""
     settings = ground.settings
     return train_challenger.fn(
         features=ground.features,
@@ -104,7 +123,7 @@ def _crashing(ground: Ground, seed: int) -> Trained:
 
 
 def _better(ground: Ground, seed: int) -> Trained:
-    """The configured model, fitted on a survey: the same days with more visitors, who saw everything at random."""
+    """Two towers, fitted on a survey: the same days with more visitors, who saw everything at random."""
     settings, spec, learnt = ground.settings, ground.features.spec, ground.split.learnt
     knobs = settings.world.model_copy(
         update={"requests_per_day": MORE_VISITORS * settings.world.requests_per_day, "exploration_share": 1.0}
@@ -128,7 +147,7 @@ def _better(ground: Ground, seed: int) -> Trained:
             load_rows(table, ground.split.validation, columns),
             spec=spec,
             learnt=learnt,
-            model=settings.model,
+            model=TwoTowerKnobs(),
             knobs=settings.training,
             seed=settings.seed + seed,
         )
@@ -160,5 +179,6 @@ MAKERS: dict[Planted, Callable[[Ground, int], Trained]] = {
     "better": _better,
     "equal": _equal,
     "worse": _worse,
-    "crashing": _crashing,
+    "stale": _fitted,
+    "crashing": _fitted,
 }

@@ -87,8 +87,8 @@ def plan(session: Session) -> int:
                 "| ---: | ---: | ---: |",
                 *rows,
                 "",
-                f"Configured: {knobs.weeks} weeks. On equal models the test gives a verdict in "
-                f"{planned.false_verdict_rate:.1%} of all cases, over all its looks.",
+                f"Configured: {knobs.weeks} week{'s' if knobs.weeks > 1 else ''}. On equal models the test gives a "
+                f"verdict in {planned.false_verdict_rate:.1%} of all cases, over all its looks.",
             ]
         )
     )

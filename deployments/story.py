@@ -14,7 +14,7 @@ from tasks.registry import champion_bundle, champion_now
 from tasks.sample import SampleFeed
 
 FIRST_DAYS = 10
-LATER_DAYS = 14
+LATER_DAYS = 21
 FIRST_SHARE = 0.7
 """Share of a user's own log, by time, from which the first champion is made."""
 

@@ -14,12 +14,13 @@ from ranking.rollout import plan_of
 from tasks.reports import evidence_markdown
 
 
-def asker(output: Output, *, yes: bool) -> Asker:
+def asker(output: Output, *, yes: bool, because: str = "--yes was given") -> Asker:
     """Who answers for this command.
 
     Args:
         output: where the evidence is shown.
         yes: ``--yes`` was given: approve, explicitly, and say so in the ledger.
+        because: the reason that is then written there.
 
     Returns:
         A function from evidence to approval.  Without ``--yes`` and without a terminal it declines.
@@ -27,7 +28,7 @@ def asker(output: Output, *, yes: bool) -> Asker:
 
     def ask(evidence: Evidence, now: datetime) -> Approval:
         if yes:
-            return _approval(evidence, now, approved=True, channel="flag", reason="--yes was given")
+            return _approval(evidence, now, approved=True, channel="flag", reason=because)
         if output.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
             reason = "Nobody was asked: there is no terminal and --yes was not given."
             return _approval(evidence, now, approved=False, channel="nobody", reason=reason)

@@ -4,27 +4,26 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from io import BytesIO
 from typing import Any
 
-import pandas as pd
-
+from deployments.commands import tell_promotion
 from deployments.live_gateway import LiveGateway, started
 from deployments.session import Session
 from deployments.terminal import asker
 from deployments.times import now_of
+from deployments.visitors import Visitors
 from deployments.who import who
 from ranking.decision import Decision
 from ranking.errors import SettingsError, UnknownModel
 from ranking.health import control_bad_share
-from ranking.rollout import Rollout
+from ranking.rollout import Rollout, RolloutStatus
+from ranking.rollout_checks import StageEvidence
+from ranking.strategies import AbStage
 from ranking.times import as_utc
-from ranking.traffic import TIME, Traffic, as_logged
-from ranking.world import TRUTH
+from ranking.traffic import Traffic
 from settings.rollout import StrategyName
-from tasks.adapters.storage import write_bytes
 from tasks.registry import champion_bundle, champion_now
 from tasks.rollout_entries import running
 from tasks.rollouts import Tick
@@ -37,6 +36,8 @@ PATIENCE_SECONDS = 60.0
 DEFAULT_CHALLENGER = "equal"
 """Who sets out when only a strategy was named: nothing is wrong with it, so one sees the whole ramp."""
 
+APPROVED = "feedloop simulate approves what it has planted"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -44,61 +45,43 @@ class Plan:
 
     challenger: str | None
     strategy: StrategyName | None
-    days: float
-    requests_per_day: int
+    days: float | None
+    requests_per_day: int | None
     users: int | None
     label_delay_hours: float | None
-    tick_minutes: int
+    tick_minutes: int | None
     seed: int
     speed: float | None
     gateway: str | None
 
 
-@dataclass
-class Visitors:
-    """The crowd, with outcomes that are not known yet, and what each arm has shown in the present stage."""
+@dataclass(frozen=True)
+class Pace:
+    """How long a simulation lasts at most, how often it looks, and how many pages a day asks for."""
 
-    traffic: Traffic
-    gateway: LiveGateway
-    place: str
-    delay: timedelta
-    waiting: list[pd.DataFrame] = field(default_factory=list)
-    seen: list[pd.DataFrame] = field(default_factory=list)
+    days: float = 4
+    tick_minutes: int = 30
+    requests_per_day: int = 24_000
 
-    def visit(self, start: datetime, end: datetime) -> int:
-        """Let everybody come who comes in ``[start, end)``; gives the number of pages that were asked for."""
-        candidates = self.traffic.between(start, end)
-        if candidates.empty:
-            return 0
-        shown = self.gateway.ask(candidates)
-        self.note(shown)
-        return int(shown["request_id"].nunique())
 
-    def note(self, shown: pd.DataFrame) -> None:
-        """Remember what was shown, until its outcomes are known."""
-        outcomes = self.traffic.outcomes(shown)
-        self.waiting.append(outcomes)
-        self.seen.append(outcomes[["arm", "click", TRUTH]])
+USUAL = Pace()
+PACES = {"ab_test": Pace(days=10, tick_minutes=120, requests_per_day=12_000), "immediate": Pace(days=1)}
+"""By strategy, unless it was said: long enough to see its end.  An A/B test lasts a week and decides once a day."""
 
-    def deliver(self, now: datetime) -> None:
-        """Append the outcomes whose label is final."""
-        if not self.waiting:
-            return
-        rows = pd.concat(self.waiting, ignore_index=True)
-        final = rows[TIME] < now - self.delay
-        self.waiting = [rows[~final]]
-        if final.any():
-            buffer = BytesIO()
-            as_logged(rows[final]).to_parquet(buffer, index=False)
-            write_bytes(f"{self.place}/part-{now:%Y%m%dT%H%M%S}.parquet", buffer.getvalue())
 
-    def rates(self) -> dict[str, tuple[float, float]]:
-        """Click rate by arm as it happened, and as the truth expects it."""
-        if not self.seen:
-            return {}
-        rows = pd.concat(self.seen, ignore_index=True)
-        means = rows.groupby("arm")[["click", TRUTH]].mean()
-        return {str(arm): (float(row["click"]), float(row[TRUTH])) for arm, row in means.iterrows()}
+def _pace(session: Session, plan: Plan) -> Pace:
+    settings = session.settings
+    rollout = running(open_both(**settings.store)[1].entries())
+    planned = _strategy(session, plan) if plan.challenger or plan.strategy else "immediate"
+    usual = PACES.get(rollout.strategy if rollout else planned, USUAL)
+    said = {name: getattr(plan, name) for name in ("days", "tick_minutes", "requests_per_day")}
+    return replace(usual, **{name: value for name, value in said.items() if value is not None})
+
+
+def _strategy(session: Session, plan: Plan) -> StrategyName:
+    """At once is the usual knob, and nothing to watch; who wants it says so."""
+    configured = session.settings.rollout.strategy
+    return plan.strategy or ("canary" if configured == "immediate" else configured)
 
 
 def run(session: Session, **asked: Any) -> int:
@@ -110,19 +93,24 @@ def run(session: Session, **asked: Any) -> int:
         )
     if champion_now(**settings.store) is None:
         raise UnknownModel("Nothing serves yet. Run `feedloop run --yes` first, then simulate traffic.")
-    traffic = Traffic(settings.world, requests_per_day=plan.requests_per_day, visitors=plan.users, seed=plan.seed)
+    pace = _pace(session, plan)
+    traffic = Traffic(settings.world, requests_per_day=pace.requests_per_day, visitors=plan.users, seed=plan.seed)
     start = now_of(session) or settings.world.start
+    hours = settings.world.label_delay_hours if plan.label_delay_hours is None else plan.label_delay_hours
     if not session.verbose:
         # Every tick is told in one line below.
         logging.getLogger("feedloop.rollouts").setLevel(logging.WARNING)
         logging.getLogger("feedloop.serving_features").setLevel(logging.WARNING)
-    with session.flows(needs=NEEDS):
+    with session.flows(needs=NEEDS), _gateway(session, plan) as gateway:
         _refresh(session, start)
         rollout = _set_out(session, plan, start)
-        with _gateway(session, plan) as gateway:
-            delay = timedelta(hours=plan.label_delay_hours or settings.world.label_delay_hours)
-            visitors = Visitors(traffic, gateway, settings.outcomes_uri, delay)
-            ended = _go_on(session, plan, visitors, start, rollout)
+        visitors = Visitors(traffic, gateway, settings.outcomes_uri, timedelta(hours=hours))
+        visitors.recall(start)
+        try:
+            ended = _go_on(session, pace, plan.speed, visitors, start, rollout)
+        except KeyboardInterrupt:
+            output.say("Broken off. The same command goes on with the tick that was not finished.")
+            raise
     champion = champion_now(**settings.store)
     output.step("Where things stand")
     output.say(
@@ -139,7 +127,10 @@ def _gateway(session: Session, plan: Plan) -> Iterator[LiveGateway]:
     token = settings.serving.token.get_secret_value() if settings.serving.token else None
     length = settings.world.slate_size
     if plan.gateway is not None:
-        yield LiveGateway(plan.gateway, token, settings.online_folder, length)
+        running = LiveGateway(plan.gateway.rstrip("/"), token, settings.online_folder, length)
+        # Before a challenger is made that nobody would see.
+        running.entry()
+        yield running
         return
     with started(session.config, settings.gateway_folder / "simulation.log") as address:
         session.output.say(f"The gateway answers at {address} until the simulation ends.")
@@ -153,6 +144,11 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     rollout = running(ledger.entries())
     if rollout is not None:
         output.step(f"Rollout {rollout.id} goes on, in stage {rollout.current.name!r}")
+        if plan.challenger is not None or plan.strategy not in (None, rollout.strategy):
+            output.say(
+                f"One at a time, so nobody else sets out: it is {rollout.strategy} of version {rollout.challenger}. "
+                "To end it: feedloop rollout abort --reason WHY"
+            )
         return rollout
     kind = plan.challenger or (DEFAULT_CHALLENGER if plan.strategy else None)
     if kind is None:
@@ -171,10 +167,10 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     record_evidence.fn(challenger=challenger, evidence=evidence, report=None, **settings.store)
     output.say(f"Version {challenger.version} offline: {evidence.verdict.decision}: {evidence.verdict.reason}")
     _refresh(session, now)
-    with answered_by(asker(output, yes=True)):
+    with answered_by(asker(output, yes=True, because=APPROVED)):
         promotion = propose(
             challenger.version,
-            strategy=plan.strategy,
+            strategy=_strategy(session, plan),
             force=evidence.verdict.decision is not Decision.PROMOTE,
             reason=f"simulate --challenger {kind}",
             requested_by=who(),
@@ -185,13 +181,15 @@ def _set_out(session: Session, plan: Plan, now: datetime) -> Rollout | None:
     return running(ledger.entries())
 
 
-def _go_on(session: Session, plan: Plan, visitors: Visitors, start: datetime, rollout: Rollout | None) -> datetime:
+def _go_on(
+    session: Session, pace: Pace, speed: float | None, visitors: Visitors, start: datetime, rollout: Rollout | None
+) -> datetime:
     """Tick after tick, until the time is over or the rollout is."""
     from flows.advance import advance
 
-    settings, gateway = session.settings, visitors.gateway
-    stores, length = open_both(**settings.store), timedelta(minutes=plan.tick_minutes)
-    now, end, had_rollout = start, start + timedelta(days=plan.days), rollout is not None
+    settings, gateway, length = session.settings, visitors.gateway, timedelta(minutes=pace.tick_minutes)
+    stores, end, had_rollout = open_both(**settings.store), start + timedelta(days=pace.days), rollout is not None
+    now = start
     while now < end and (rollout is not None or not had_rollout):
         began, until = time.monotonic(), min(now + length, end)
         routing = current_routing(*stores)
@@ -202,15 +200,35 @@ def _go_on(session: Session, plan: Plan, visitors: Visitors, start: datetime, ro
         visitors.deliver(until)
         tick = advance(config=session.config, now=until)
         session.output.say(_line(until, pages, rollout, tick, visitors.rates()))
+        if tick is not None and tick.rollout.status is RolloutStatus.COMPLETED:
+            _ask(session, tick.rollout, until)
         stage = (rollout.id, rollout.stage) if rollout else None
         rollout = running(stores[1].entries())
         if stage != ((rollout.id, rollout.stage) if rollout else None):
             visitors.seen.clear()
         _days_pass(session, until)
         now = until
-        if plan.speed is not None:
-            time.sleep(max(length.total_seconds() / plan.speed - (time.monotonic() - began), 0.0))
+        if speed is not None:
+            time.sleep(max(length.total_seconds() / speed - (time.monotonic() - began), 0.0))
     return now
+
+
+def _ask(session: Session, rollout: Rollout, now: datetime) -> None:
+    """Ask for the promotion of the winner of an A/B test, which was approved as a test and no more."""
+    from flows.approval import answered_by
+    from flows.propose import propose
+
+    if not isinstance(rollout.current, AbStage):
+        return
+    with answered_by(asker(session.output, yes=True, because=APPROVED)):
+        promotion = propose(
+            rollout.challenger,
+            reason=f"It has won the A/B test of rollout {rollout.id}.",
+            requested_by=who(),
+            config=session.config,
+            now=now,
+        )
+    tell_promotion(session, promotion)
 
 
 def _days_pass(session: Session, now: datetime) -> None:
@@ -236,19 +254,24 @@ def _line(
     now: datetime, pages: int, rollout: Rollout | None, tick: Tick | None, rates: dict[str, tuple[float, float]]
 ) -> str:
     """One tick in one line."""
-    clicks = ", ".join(
-        f"{arm or 'all'} {seen:.1%} (truth {truth:.1%})"
-        for arm, (seen, truth) in sorted(rates.items())
-        if arm != "rest"
-    )
+    clicks = ", ".join(f"{arm} {seen:.1%} (truth {truth:.1%})" for arm, (seen, truth) in sorted(rates.items()))
     head = f"{now:%a %d %H:%M}  {pages:,} pages, CTR {clicks or 'none'}"
     if rollout is None or tick is None:
         return f"{head}; no rollout is on its way."
-    sessions = ""
-    if tick.evidence is not None and tick.evidence.windows:
-        canary = [window.canary for window in tick.evidence.windows if window.canary is not None]
-        share = control_bad_share(tick.evidence.windows)
-        sessions = f"; {sum(s.total for s in canary):,} sessions, {sum(s.bad for s in canary):,} bad"
-        sessions += "" if share is None else f" (control {share:.1%})"
+    counted = "" if tick.evidence is None else _counted(tick.evidence)
     step = "" if tick.step is None else f"\n    {tick.step.action}: {tick.step.reason}"
-    return f"{head}; stage {rollout.current.name!r}{sessions}{step}"
+    return f"{head}; stage {rollout.current.name!r}{counted}{step}"
+
+
+def _counted(evidence: StageEvidence) -> str:
+    """How much the tick has seen of the stage, in a few words."""
+    if evidence.shadow is not None:
+        sums, moved = evidence.shadow.sums, evidence.shadow.log_loss
+        loss = "" if moved is None else f", log loss {moved.value:+.2%}"
+        return f"; {sums.scored:,} of {sums.requests:,} requests scored unseen{loss}"
+    canary = [window.canary for window in evidence.windows if window.canary is not None]
+    if not canary:
+        return ""
+    share = control_bad_share(evidence.windows)
+    beside = "" if share is None else f" (control {share:.1%})"
+    return f"; {sum(s.total for s in canary):,} sessions, {sum(s.bad for s in canary):,} bad{beside}"

@@ -15,6 +15,7 @@ looks, at most one a day, about 2.00 at the horizon.
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from math import log
 
 from pydantic import AwareDatetime, Field, NonNegativeInt
 
@@ -22,6 +23,7 @@ from ranking.errors import ComparisonError
 from ranking.experiment_knobs import GUARDRAIL_METRICS, ExperimentKnobs, GuardrailMetric
 from ranking.findings import Finding, Status
 from ranking.ratios import Effect, RatioSums, effect
+from ranking.sequential import rarity_log_evidence
 from ranking.times import as_utc
 from ranking.values import Value
 
@@ -219,7 +221,10 @@ def _verdict(
         why = f"B looks better, but {knobs.min_users_per_arm:,} users per arm were registered as the least"
     elif better:
         why = "B is better, but not every guardrail is proven harmless"
-    return TestVerdict.KEEP_A, f"{said}: the horizon of {knobs.weeks} weeks is reached and {why}, so A stays."
+    return (
+        TestVerdict.KEEP_A,
+        f"{said}: the horizon of {knobs.weeks} week{'s' if knobs.weeks > 1 else ''} is reached and {why}, so A stays.",
+    )
 
 
 def _said(clicks: Effect, critical: float) -> str:
@@ -240,10 +245,11 @@ def _guard(metric: GuardrailMetric, evidence: ExperimentEvidence, knobs: Experim
     margin = float(getattr(knobs, f"{metric.name}_margin_relative"))
     arms = evidence.guardrails.get(metric.name)
     measured = Effect(note="nobody measured it") if arms is None else effect(arms.control, arms.treatment)
+    rare = _rare(arms.treatment, knobs) if arms is not None and metric.name == "bad_sessions" else ""
     moved = measured.relative
     if moved is None or moved.se is None:
         sentence = f"{metric.words} could not be compared: {measured.note or 'the control has none'}."
-        return Finding(rule=metric.name, status=Status.UNPROVEN, sentence=sentence)
+        return Finding(rule=metric.name, status=Status.OK if rare else Status.UNPROVEN, sentence=rare or sentence)
     worse = -moved.value if metric.higher_is_better else moved.value
     if worse + float(ndtri(knobs.guardrail_confidence_level)) * moved.se < margin:
         status, words = Status.OK, "proven less than"
@@ -251,6 +257,8 @@ def _guard(metric: GuardrailMetric, evidence: ExperimentEvidence, knobs: Experim
         status, words = Status.HARM, "proven worse by more than"
     else:
         status, words = Status.UNPROVEN, "not proven to be within"
+    if rare and status is Status.UNPROVEN:
+        return Finding(rule=metric.name, status=Status.OK, sentence=rare)
     return Finding(
         rule=metric.name,
         status=status,
@@ -258,6 +266,14 @@ def _guard(metric: GuardrailMetric, evidence: ExperimentEvidence, knobs: Experim
         f"{words} the margin of {margin:.0%}.",
         numbers={"change_relative": moved.value, "se": moved.se, "margin": margin},
     )
+
+
+def _rare(sessions: RatioSums, knobs: ExperimentKnobs) -> str:
+    """That B's bad sessions are proven too rare to matter, or nothing: where none is bad, no shares can be compared."""
+    bad, total = sessions.sums[:2]
+    if rarity_log_evidence(total, bad, knobs.tolerable_bad_share) < -log(1 - knobs.guardrail_confidence_level):
+        return ""
+    return f"{bad:,.0f} of {total:,.0f} sessions in B were bad: proven fewer than {knobs.tolerable_bad_share:.1%}."
 
 
 def _missing(

@@ -48,7 +48,13 @@ class ExperimentKnobs(Knobs):
         default=0.05, gt=0, lt=1, description="Impressions per user may fall by less than this share."
     )
     bad_sessions_margin_relative: float = Field(
-        default=0.25, gt=0, lt=5, description="The share of bad sessions may rise by less than this share of itself."
+        default=0.25,
+        gt=0,
+        lt=5,
+        description="The share of bad sessions may rise by less than this share of itself, ...",
+    )
+    tolerable_bad_share: float = Field(
+        default=0.005, gt=0, lt=0.5, description="... or B's share of bad sessions is proven below this."
     )
 
     @property

@@ -61,6 +61,7 @@ def compare_shadow(
     requests: ArrayLike,
     *,
     holdout_scores: ArrayLike | None = None,
+    live_scores: ArrayLike | None = None,
     log_loss: Estimate | None = None,
     top: int = 10,
 ) -> ShadowComparison:
@@ -72,6 +73,7 @@ def compare_shadow(
         challenger_scores: (N,) the challenger's.
         requests: (N,) code 0…G-1 of the request of each candidate.
         holdout_scores: (M,) the challenger's scores on its holdout.
+        live_scores: (L,) its live scores of rows that came about like those; without them, of all candidates.
         log_loss: from :func:`paired_log_loss`, once labels are final.
         top: length of the top that is compared.
 
@@ -85,7 +87,8 @@ def compare_shadow(
     if len(old):
         overlap = toplists.top_overlap(toplists.lists(old, groups), toplists.lists(new, groups), top)
         shift = metrics.population_stability(old, new)
-        own = None if holdout_scores is None else metrics.population_stability(holdout_scores, new)
+        alike = new if live_scores is None else live_scores
+        own = None if holdout_scores is None else metrics.population_stability(holdout_scores, alike)
     return ShadowComparison(
         sums=sums,
         rank_correlation=rank_correlation(old, new, groups),

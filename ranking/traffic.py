@@ -5,6 +5,7 @@ ranks: each candidate of each page carries its own luck, so that the same item a
 is clicked or not whichever model put it there, in however many ticks the day is asked for.
 """
 
+import zlib
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -15,6 +16,9 @@ from ranking.world import CLICK_AT, SAMPLE_COLUMNS, TRUTH, World, WorldKnobs, se
 
 FIRST_REQUEST = 500_000
 """Requests of live traffic are numbered from here within a day; the feed's own days number theirs from 0."""
+
+CROWD = 1_000_000_000
+"""Requests of one crowd, all days together: two crowds on one day must not answer for each other's clicks."""
 
 LUCK, DELAY = "luck", "delay_minutes"
 REQUEST, USER, ITEM, TIME = "request_id", "user_id", "item_id", "timestamp"
@@ -46,6 +50,8 @@ class Traffic:
         self.start = knobs.start
         self._world = World(knobs.model_copy(update={"requests_per_day": requests_per_day}))
         self._visitors, self._seed = visitors, seed
+        crowd = zlib.crc32(f"{seed} {requests_per_day} {visitors}".encode()) % 1_000_000
+        self._first = crowd * CROWD + FIRST_REQUEST
         self._day: tuple[int, pd.DataFrame] | None = None
 
     def day(self, number: int) -> pd.DataFrame:
@@ -53,7 +59,7 @@ class Traffic:
         if self._day is None or self._day[0] != number:
             rng = np.random.default_rng([self._world.knobs.seed, 6, self._seed, number])
             found = self._world.candidates(number, rng, self._visitors)
-            found[REQUEST] += FIRST_REQUEST
+            found[REQUEST] += self._first
             found[LUCK] = rng.random(len(found))
             found[DELAY] = rng.exponential(self._world.knobs.mean_click_delay_minutes, len(found))
             self._day = number, found

@@ -10,6 +10,7 @@ same log, day by day, in whatever order or process the days are asked for.
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,9 @@ SAMPLE_WINDOW_DAYS, SAMPLE_WARMUP_DAYS, SAMPLE_HOLDOUT_DAYS = 14.0, 3.0, 4.0
 
 SAMPLE_HISTORY_DAYS = (3,)
 """Look-back of its history features; counts since the start would grow beyond what a model learnt from."""
+
+SAMPLE_GRAIN: Literal["event", "day"] = "day"
+"""Its feature table is made every midnight: a model that learnt from fresher histories would miss them live."""
 
 
 class World:

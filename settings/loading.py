@@ -13,10 +13,12 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from ranking.errors import SettingsError
+from ranking.strategies import AbTest
 from ranking.values import Knobs
 from ranking.world import (
     SAMPLE_ATTRIBUTES,
     SAMPLE_COLUMNS,
+    SAMPLE_GRAIN,
     SAMPLE_HISTORY_DAYS,
     SAMPLE_HOLDOUT_DAYS,
     SAMPLE_WARMUP_DAYS,
@@ -115,17 +117,27 @@ def _sample(settings: Settings, workspace: str) -> dict[str, Any]:
             window_days=SAMPLE_WINDOW_DAYS,
         ).model_copy(update={"uri": f"{workspace}/sample/interactions"}),
         "history": _filled(
-            settings.history, item_attributes=SAMPLE_ATTRIBUTES, windows_days=SAMPLE_HISTORY_DAYS, since_start=False
+            settings.history,
+            item_attributes=SAMPLE_ATTRIBUTES,
+            windows_days=SAMPLE_HISTORY_DAYS,
+            since_start=False,
+            grain=SAMPLE_GRAIN,
         ),
         "rollout": _filled(
             settings.rollout,
             canary=SAMPLE_CANARY,
-            ab_test=SAMPLE_AB_TEST,
             undecided="ab_test",
             outcomes=f"{workspace}/online/outcomes",
-        ),
+        ).model_copy(update={"ab_test": _sample_test(settings.rollout.ab_test)}),
         "split": split if split.holdout_share else _filled(split, holdout_days=SAMPLE_HOLDOUT_DAYS),
     }
+
+
+def _sample_test(test: AbTest) -> AbTest:
+    """An A/B test for a small feed; what the user has set of it stays, such as a stage of interleaving."""
+    sample = SAMPLE_AB_TEST.experiment
+    experiment = _filled(test.experiment, weeks=sample.weeks, min_users_per_arm=sample.min_users_per_arm)
+    return _filled(test, first=SAMPLE_AB_TEST.first).model_copy(update={"experiment": experiment})
 
 
 def _filled(group: Group, **values: Any) -> Group:

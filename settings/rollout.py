@@ -15,13 +15,16 @@ StrategyName = Literal["immediate", "shadow", "canary", "ab_test"]
 
 SAMPLE_CANARY = Canary(
     ramp=(
-        RampStage(name="10 %", share=0.10, min_hours=3, min_sessions=300),
-        RampStage(name="25 %", share=0.25, min_hours=3, min_sessions=500),
-        RampStage(name="50 %", share=0.50, min_hours=6, min_sessions=1000),
+        RampStage(name="10 %", share=0.10, min_hours=3, min_sessions=300, detectable_ctr_drop=0.40),
+        RampStage(name="25 %", share=0.25, min_hours=3, min_sessions=500, detectable_ctr_drop=0.30),
+        RampStage(name="50 %", share=0.50, min_hours=6, min_sessions=1000, detectable_ctr_drop=0.25),
         RampStage(name="100 %, bake", share=1.0, min_hours=6),
     )
 )
-"""The sample feed has 1,500 users: one in a hundred of them would be fifteen people."""
+"""The sample feed has 1,500 users: one in a hundred of them would be fifteen people.
+
+A tenth of them sees a drop by 40 % within a day, half of them one by 25 % within hours.
+"""
 
 SAMPLE_AB_TEST = AbTest(first=SAMPLE_CANARY.ramp[0], experiment=ExperimentKnobs(weeks=1, min_users_per_arm=400))
 

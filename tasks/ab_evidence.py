@@ -27,8 +27,8 @@ def experiment_evidence(logs: Logs, horizon: timedelta) -> ExperimentEvidence | 
         until=until,
         clicks=_arms(users, "clicks", "impressions", "clicks_before", "impressions_before"),
         guardrails={
-            "clicks_per_user": _arms(users, "clicks", "one"),
-            "impressions_per_user": _arms(users, "impressions", "one"),
+            "clicks_per_user": _arms(users, "clicks", "one", "clicks_before", "one"),
+            "impressions_per_user": _arms(users, "impressions", "one", "impressions_before", "one"),
             "bad_sessions": _arms(users, "bad", "sessions"),
         },
         control_users=seen.get(CONTROL, 0),

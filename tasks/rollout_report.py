@@ -8,6 +8,7 @@ from prefect.context import TaskRunContext
 from ranking.ledger import LedgerEntry
 from ranking.rollout import Rollout
 from ranking.rollout_checks import StageEvidence
+from ranking.shadow import ShadowComparison
 from ranking.times import as_utc
 from tasks.rollouts import Tick
 
@@ -32,8 +33,9 @@ def rollout_markdown(tick: Tick, steps: tuple[LedgerEntry, ...]) -> str:
     ]
     if step is not None:
         lines += ["", f"**{step.action}.** {step.reason}"]
-        lines += [""] if step.findings else []
-        lines += [f"- **{finding.status}** {finding.rule}: {_cell(finding.sentence)}" for finding in step.findings]
+        findings = (*step.findings, *(step.readout.findings if step.readout is not None else ()))
+        lines += [""] if findings else []
+        lines += [f"- **{finding.status}** {finding.rule}: {_cell(finding.sentence)}" for finding in findings]
     if tick.evidence is not None:
         lines += ["", *evidence_lines(tick.evidence)]
     lines += ["", "In the ledger:", ""]
@@ -50,13 +52,12 @@ def _bar(rollout: Rollout) -> str:
 
 
 def evidence_lines(evidence: StageEvidence) -> list[str]:
-    """Sessions, users and clicks of both arms as a table."""
+    """What was measured of both models in the stage, as a table."""
+    if evidence.shadow is not None:
+        return _shadow_lines(evidence.shadow)
     canary = [window.canary for window in evidence.windows if window.canary is not None]
     control = [window.control for window in evidence.windows if window.control is not None]
     clicks = (evidence.canary_clicks, evidence.control_clicks)
-    if evidence.shadow is not None:
-        sums = evidence.shadow.sums
-        return [f"The challenger scored {sums.scored:,} of {sums.requests:,} requests and failed on {sums.failed:,}."]
     if not canary:
         return ["No window of this stage was measured yet."]
     rows = [
@@ -71,6 +72,29 @@ def evidence_lines(evidence: StageEvidence) -> list[str]:
         "| --- | ---: | ---: |",
         *(f"| {name} | {one} | {other} |" for name, one, other in rows),
     ]
+
+
+def _shadow_lines(compared: ShadowComparison) -> list[str]:
+    sums, moved = compared.sums, compared.log_loss
+    late = sums.latency_p99_milliseconds
+    rows = [
+        ("requests scored", f"{sums.scored:,} of {sums.requests:,}, failed on {sums.failed:,}"),
+        ("99 % are scored within", "not known" if late is None else f"{late:.1f} ms"),
+        ("rank correlation with the champion", _plain(compared.rank_correlation)),
+        (f"of the champion's top {compared.top} it keeps", _share(compared.top_overlap)),
+        ("PSI of its live scores against its own on the holdout", _plain(compared.own_stability_index)),
+        (
+            "log loss on final labels, change",
+            "not known"
+            if moved is None or moved.low is None or moved.high is None
+            else f"{moved.value:+.2%} ({moved.low:+.2%} to {moved.high:+.2%})",
+        ),
+    ]
+    return ["| in the shadow | |", "| --- | ---: |", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _plain(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -162,3 +162,13 @@ def test_scores_that_are_no_numbers_are_refused():
 def test_a_comparison_survives_json():
     found = compared()
     assert ShadowComparison.model_validate_json(found.model_dump_json()) == found
+
+
+def test_scores_are_held_against_those_of_rows_that_came_about_alike():
+    old, new, requests = traffic()
+    best = np.sort(new)[-len(new) // 4 :]
+    chosen = compare_shadow(FINE, old, new, requests, holdout_scores=new, live_scores=best)
+    everything = compare_shadow(FINE, old, new, requests, holdout_scores=new)
+    assert everything.own_stability_index == pytest.approx(0.0, abs=1e-9)
+    assert chosen.own_stability_index is not None
+    assert chosen.own_stability_index > 1

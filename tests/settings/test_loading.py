@@ -157,3 +157,11 @@ def test_addresses_of_the_registry_do_not_show_in_a_repr(tmp_path: Path) -> None
     assert settings.registry.ledger_uri == "postgresql://ada:s3cret@db/promotions"
     assert "s3cret" not in f"{settings!r} {settings} {settings.registry!r} {settings.store}"
     assert "model_name" in repr(settings.registry)
+
+
+def test_a_stage_of_interleaving_keeps_the_rest_of_the_sample_feeds_test(tmp_path: Path) -> None:
+    file = tmp_path / "feedloop.toml"
+    file.write_text('[rollout.ab_test]\ninterleaving = {name = "mixed lists"}\n')
+    test = load(file).rollout.ab_test
+    assert [stage.name for stage in test.stages()] == ["10 %", "mixed lists", "A/B test"]
+    assert (test.experiment.weeks, test.experiment.min_users_per_arm) == (1, 400)
