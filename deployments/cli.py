@@ -215,7 +215,7 @@ def simulate(
         given = {"--challenger": challenger, "--strategy": strategy, "--gateway": gateway, "--users": users}
         alone = [name for name, value in given.items() if value is not None]
         if alone:
-            raise typer.BadParameter(f"{', '.join(alone)} belong to simulated visitors: add --traffic.")
+            raise typer.BadParameter(f"Without --traffic nobody visits, so {', '.join(alone)} would do nothing.")
         return session.do("deployments.commands:simulate", days=max(round(7 if days is None else days), 1))
     return session.do(
         "deployments.traffic:run",
