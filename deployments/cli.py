@@ -185,7 +185,7 @@ def simulate(
     ] = None,
     requests_per_day: Annotated[
         int | None,
-        typer.Option(help="Traffic: pages asked for per day. [default: 24000; 12000 in an A/B test]", min=1),
+        typer.Option(help="Traffic: pages asked for per day. [default: 24000; 8000 in an A/B test]", min=1),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Traffic: how many users come. [default: all]", min=1)] = None,
     label_delay_hours: Annotated[
