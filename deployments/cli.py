@@ -185,7 +185,7 @@ def simulate(
     ] = None,
     requests_per_day: Annotated[
         int | None,
-        typer.Option(help="Traffic: pages asked for per day. [default: 24000; 12000 in an A/B test]", min=1),
+        typer.Option(help="Traffic: pages asked for per day. [default: 24000; 8000 in an A/B test]", min=1),
     ] = None,
     users: Annotated[int | None, typer.Option(help="Traffic: how many users come. [default: all]", min=1)] = None,
     label_delay_hours: Annotated[
@@ -215,7 +215,7 @@ def simulate(
         given = {"--challenger": challenger, "--strategy": strategy, "--gateway": gateway, "--users": users}
         alone = [name for name, value in given.items() if value is not None]
         if alone:
-            raise typer.BadParameter(f"{', '.join(alone)} belong to simulated visitors: add --traffic.")
+            raise typer.BadParameter(f"Without --traffic nobody visits, so {', '.join(alone)} would do nothing.")
         return session.do("deployments.commands:simulate", days=max(round(7 if days is None else days), 1))
     return session.do(
         "deployments.traffic:run",

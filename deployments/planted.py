@@ -1,5 +1,6 @@
 """Challengers whose quality is known, for simulations: they are registered, compared and proposed like any other."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,12 +10,12 @@ import pandas as pd
 
 from ranking.bundle import Bundle
 from ranking.errors import UnknownModel
-from ranking.features import Feature, FeatureSpec, HistoryKnobs, Kind, Owner
+from ranking.features import Feature, FeatureSpec, Kind, Owner
 from ranking.fits import Training
 from ranking.history import with_history
 from ranking.interactions import canonical
-from ranking.models import TwoTowerKnobs
 from ranking.results import FeatureTable, ModelRef, Snapshot, Split, Trained
+from ranking.times import Window
 from ranking.training import fit
 from ranking.world import World, as_known_at
 from settings.model import Settings
@@ -22,12 +23,13 @@ from tasks.adapters.storage import published, temporary_folder
 from tasks.adapters.warehouse import open_warehouse
 from tasks.data import build_features, load_rows, plan_split, take_snapshot
 from tasks.registry import champion_bundle, register_challenger
+from tasks.sample import SampleFeed
 from tasks.training import train_challenger
 
 Planted = Literal["better", "equal", "worse", "stale", "crashing"]
 
-MORE_VISITORS = 16
-"""How many times the visitors of the sample feed the better challenger learns from."""
+MORE_VISITORS, COMING_DAYS = 8, 10
+"""The better challenger learns from so many times the visitors of the sample feed, on so many days to come."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,9 @@ def plant(kind: Planted, settings: Settings, *, now: datetime, seed: int) -> Mod
     """Make a challenger of known quality and register it.
 
     Args:
-        kind: better has two towers, remembers a week instead of three days, and learnt from a survey: the same
-            days, each with many more visitors who saw everything at random; equal is the champion again; worse is
-            the champion without its numbers; stale learnt from histories that were fresh to the impression, which no
-            table of last midnight can serve; crashing reads a column that the log has and no request brings.
+        kind: better has learnt from the days to come, which only a simulation can; equal is the champion again;
+            worse is the champion without its numbers; stale learnt from histories that were fresh to the impression,
+            which no table of last midnight can serve; crashing reads a column that the log has and no request brings.
         settings: of the workspace, which has a champion.
         now: the present of the sample feed.
         seed: of what is trained.
@@ -79,20 +80,12 @@ def _spec(kind: Planted, spec: FeatureSpec) -> FeatureSpec:
     """What the challenger reads, where that makes it what it is."""
     log, history = spec.log, spec.history
     match kind:
-        case "better":
-            # What an age band likes changes by the day: who learns it by heart is better for two days and no longer.
-            kept = tuple(feature for feature in log.features if feature.name != "user_age_band")
-            log, history = log.model_copy(update={"features": kept}), _with(history, windows_days=(1, 3, 7))
         case "stale":
-            history = _with(history, grain="event")
+            history = history.model_copy(update={"grain": "event"})
         case "crashing":
             position = Feature(name="position", owner=Owner.CONTEXT, kind=Kind.NUMERIC)
             log = log.model_copy(update={"features": (*log.features, position)})
     return spec.model_copy(update={"log": log, "history": history})
-
-
-def _with(history: HistoryKnobs, **changes: object) -> HistoryKnobs:
-    return history.model_copy(update=changes)
 
 
 def _equal(ground: Ground, seed: int) -> Trained:
@@ -123,19 +116,21 @@ def _fitted(ground: Ground, seed: int) -> Trained:
 
 
 def _better(ground: Ground, seed: int) -> Trained:
-    """Two towers, fitted on a survey: the same days with more visitors, who saw everything at random."""
-    settings, spec, learnt = ground.settings, ground.features.spec, ground.split.learnt
+    """The configured model, fitted on the days to come: what many more visitors will click, shown all at random."""
+    settings, spec = ground.settings, ground.features.spec
     knobs = settings.world.model_copy(
         update={"requests_per_day": MORE_VISITORS * settings.world.requests_per_day, "exploration_share": 1.0}
     )
-    world, first = World(knobs), settings.world.start
-    # The last day is a part of one: it holds the validation.
-    days = range(max((learnt.start - first).days, 0), -((first - learnt.end) // timedelta(days=1)))
-    seen = as_known_at(pd.concat([world.day(day) for day in days], ignore_index=True), learnt.end)
     with temporary_folder() as folder, open_warehouse(settings.data.warehouse) as engine:
-        seen.assign(observed=False).to_parquet(folder / "survey.parquet", index=False)
-        log = engine.read(f"{ground.snapshot.uri}/rows.parquet").mutate(observed=True)
+        shutil.copytree(settings.sample_folder, folder / "feed")
+        feed = SampleFeed(str(folder / "feed"), settings.world, settings.data.window_days)
+        first, today = feed.now, feed.days
+        feed.serve(COMING_DAYS, ground.champion)
+        world, last = World(knobs), feed.now - timedelta(days=1)
+        seen = as_known_at(pd.concat([world.day(day) for day in range(today, feed.days)], ignore_index=True), feed.now)
+        seen.to_parquet(folder / "survey.parquet", index=False)
         survey = canonical(engine.read(str(folder / "survey.parquet")), spec.log).mutate(observed=False)
+        log = canonical(engine.read(str(folder / "feed" / "interactions")), spec.log).mutate(observed=True)
         rows = log.select(survey.columns).union(survey.cast(log.select(survey.columns).schema()))
         engine.write(with_history(rows, spec, engine.stage, answers_only=True), str(folder / "features.parquet"))
         table = FeatureTable(
@@ -143,11 +138,12 @@ def _better(ground: Ground, seed: int) -> Trained:
         )
         columns = [spec.log.label, *(name for name in (spec.log.user, spec.log.item)), *(f.name for f in spec.features)]
         fitted = fit(
-            load_rows(table, ground.split.train, columns),
-            load_rows(table, ground.split.validation, columns),
+            load_rows(table, Window(start=first, end=last), columns),
+            load_rows(table, Window(start=last, end=feed.now), columns),
             spec=spec,
-            learnt=learnt,
-            model=TwoTowerKnobs(),
+            # It is held against the log of the past, of which it has learnt no row.
+            learnt=ground.split.learnt,
+            model=settings.model,
             knobs=settings.training,
             seed=settings.seed + seed,
         )

@@ -6,14 +6,12 @@ from deployments.session import Session
 
 
 def now_of(session: Session) -> datetime | None:
-    """The sample feed has a calendar of its own, which its days and its live traffic move; None means the clock's."""
-    settings = session.settings
-    if not settings.is_sample:
+    """The sample feed has a calendar of its own; None means the clock's."""
+    if not session.settings.is_sample:
         return None
-    from tasks.sample import SampleFeed, live_until
+    from tasks.sample import sample_now
 
-    feed = SampleFeed(settings.sample_folder, settings.world, settings.data.window_days)
-    return max(feed.now, live_until(settings.sample_folder) or feed.now)
+    return sample_now(session.settings)
 
 
 def utc(moment: datetime | None) -> datetime | None:

@@ -11,6 +11,7 @@ from tasks.aftermath import LEAVES_WORD
 from tasks.clock import moment
 from tasks.rollout_service import current_rollout, finish_rollout, make_step
 from tasks.rollouts import Tick
+from tasks.sample import sample_now
 from tasks.stage_evidence import gather_evidence
 from tasks.winners import ask_for_promotion
 
@@ -23,10 +24,10 @@ def advance(config: str | None = None, now: datetime | None = None) -> Tick | No
 
     Args:
         config: settings file; without one, feedloop.toml in the working directory.
-        now: pretend it is this moment (for replays).
+        now: pretend it is this moment (for replays).  The sample feed has a calendar of its own.
     """
     settings = load(config)
-    at = moment(now)
+    at = moment(now or sample_now(settings))
 
     rollout = current_rollout(**settings.store)
     if rollout is None:

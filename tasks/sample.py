@@ -16,6 +16,7 @@ from ranking.errors import SettingsError
 from ranking.history import with_history
 from ranking.values import digest
 from ranking.world import Ranker, World, WorldKnobs, as_known_at
+from settings.model import Settings
 from tasks.adapters.storage import read_bytes, write_bytes
 
 logger = logging.getLogger("feedloop.sample")
@@ -113,6 +114,14 @@ def live_until(folder: str) -> datetime | None:
 def set_live_until(folder: str, until: datetime) -> None:
     """Keep how far live traffic has gone.  Raises StorageError: the folder cannot be written."""
     write_bytes(f"{folder}/live.json", json.dumps({"until": until.isoformat()}).encode())
+
+
+def sample_now(settings: Settings) -> datetime | None:
+    """The present of the sample feed, which its days and its live traffic move; None for any other log."""
+    if not settings.is_sample:
+        return None
+    feed = SampleFeed(settings.sample_folder, settings.world, settings.data.window_days)
+    return max(feed.now, live_until(settings.sample_folder) or feed.now)
 
 
 class ChampionRanker:

@@ -155,6 +155,21 @@ def test_a_harmed_guardrail_rejects_b_although_clicks_per_impression_rose():
     assert "proven worse by more than the margin of 5%" in readout.reason
 
 
+@pytest.mark.parametrize(("sessions", "verdict"), [(2, TestVerdict.PROMOTE_B), (0, TestVerdict.KEEP_A)])
+def test_where_no_session_was_bad_enough_of_them_prove_it_harmless(sessions, verdict):
+    evidence = days(14, lift=0.10)
+    users = evidence.clicks.control.users, evidence.clicks.treatment.users
+    clean = [RatioSums.of(np.zeros(count), np.full(count, sessions)) for count in users]
+    arms = evidence.clicks.model_copy(update={"control": clean[0], "treatment": clean[1]})
+    readout = look(evidence.model_copy(update={"guardrails": {**evidence.guardrails, "bad_sessions": arms}}))
+    assert readout.verdict is verdict
+    said = {
+        TestVerdict.PROMOTE_B: f"0 of {2 * users[1]:,} sessions in B were bad: proven fewer than 0.5%.",
+        TestVerdict.KEEP_A: "The share of bad sessions could not be compared: an arm has nothing in its denominator.",
+    }
+    assert readout.findings[-1].sentence == said[verdict]
+
+
 def test_every_guardrail_has_its_margin_among_the_knobs():
     assert [metric.name for metric in GUARDRAIL_METRICS] == ["clicks_per_user", "impressions_per_user", "bad_sessions"]
     assert all(f"{metric.name}_margin_relative" in ExperimentKnobs.model_fields for metric in GUARDRAIL_METRICS)

@@ -130,7 +130,7 @@ def test_an_ab_test_counts_users_once_in_the_arm_they_were_first_seen_in(place: 
     before = past[past["user_id"].isin({f"u{n}" for n in range(0, 300, 2)})]
     assert clicks.sums[2:] == (before["click"].sum(), len(before))
     per_user = found.guardrails["clicks_per_user"].treatment
-    assert per_user.sums[:2] == (clicks.sums[0], 150)
+    assert per_user.sums == (clicks.sums[0], 150, before["click"].sum(), 150)
     window = ((requests["time"] - START) / timedelta(minutes=15)).astype(int)
     sessions = requests.groupby(["user", window])["bad"].max()
     treated = sessions[sessions.index.get_level_values(0).isin(set(of_first["user"]))]
