@@ -26,7 +26,11 @@ SAMPLE_CANARY = Canary(
 A tenth of them sees a drop by 40 % within a day, half of them one by 25 % within hours.
 """
 
-SAMPLE_AB_TEST = AbTest(first=SAMPLE_CANARY.ramp[0], experiment=ExperimentKnobs(weeks=1, min_users_per_arm=400))
+SAMPLE_AB_TEST = AbTest(
+    first=RampStage(name="10 %", share=0.10, min_hours=3, min_sessions=300),
+    experiment=ExperimentKnobs(weeks=1, min_users_per_arm=400),
+)
+"""Its first stage only shows what is broken: what users like, the test itself will say."""
 
 
 class RolloutSettings(Knobs):
