@@ -25,7 +25,6 @@ from ranking.quick_encoding import QuickScorer
 from ranking.serving_features import ServingTable
 from tasks.adapters.feature_tables import fetch
 
-NICENESS = 10
 _PR_SET_PDEATHSIG = 1
 
 Scorer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -36,7 +35,7 @@ def main() -> None:
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
     # Whatever a library prints must not stand between two messages.
     os.dup2(2, 1)
-    _stay_small()
+    _end_with_the_gateway()
     plan = read(questions)
     if plan is None:
         return
@@ -113,9 +112,8 @@ def _known(column: pa.ChunkedArray) -> float:
     return 1.0 - (pc.sum(missing).as_py() or 0) / max(len(column), 1)
 
 
-def _stay_small() -> None:
-    """Step back behind whoever answers users, and end with the gateway even while computing."""
-    os.nice(NICENESS)
+def _end_with_the_gateway() -> None:
+    """End with the gateway, even while computing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The terminal's Ctrl-C and a service's stop reach the whole group; the gateway decides when this ends.

@@ -11,6 +11,9 @@ from typing import Any, Self
 from deployments.gateway.frames import packed, receive
 from deployments.gateway.serving import Loaded
 
+NICENESS = 10
+"""It steps back behind whoever answers users, but only so far: in idle time alone it starves on a busy machine."""
+
 LOOK_SECONDS = 0.1
 """How often the memory of a process that computes is looked at."""
 
@@ -36,15 +39,20 @@ class Child:
     loaded: Loaded
 
     @classmethod
-    async def start(cls, module: str, loaded: Loaded) -> Self:
+    async def start(cls, module: str, loaded: Loaded, *, idle: bool = False) -> Self:
         """A new process.
 
         Args:
             module: that it runs.
             loaded: whose challenger it is.
+            idle: it gets only time that nobody else wants, from its first import on.
         """
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, stdin=pipe, stdout=pipe)
+        with suppress(OSError):  # it may have ended already, and then its answer says so
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+            if idle and sys.platform == "linux":
+                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
         return cls(process, loaded)
 
     async def ask(self, message: dict[str, Any], seconds: float, most_bytes: int) -> dict[str, Any]:

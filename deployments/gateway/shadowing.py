@@ -29,6 +29,9 @@ logger = logging.getLogger("feedloop.gateway")
 
 START_SECONDS = 60.0
 LONGEST_PAUSE = 60.0
+SUSPECT_DEATHS = 2
+"""Processes in a row that ended, hung or took too much before one of them scored."""
+
 CHILD = "deployments.gateway.shadow_child"
 
 
@@ -97,6 +100,8 @@ class Shadow:
             await self._arrived.wait()
             self._arrived.clear()
             while self._queue:
+                # Hundreds that are dropped at once, after a hang, must not stand in the way of an answer.
+                await asyncio.sleep(0)
                 await self._within_budget()
                 self._asked = waiting = self._queue.popleft()
                 try:
@@ -164,7 +169,8 @@ class Shadow:
 
     async def _started(self, loaded: Loaded) -> Child:
         metrics.SHADOW_STARTS.inc()
-        child = await Child.start(self._module, loaded)
+        # One late answer can be a busy machine's fault.  Who fails again and again gets what time is left over.
+        child = await Child.start(self._module, loaded, idle=self._deaths >= SUSPECT_DEATHS)
         plan = {
             "bundle": str(self._bundles / loaded.ref.digest),
             "digest": loaded.ref.digest,
@@ -194,7 +200,9 @@ class Shadow:
             return
         await self._end()
         self._deaths += 1
-        self._not_before = time.monotonic() + min(0.5 * 2**self._deaths, LONGEST_PAUSE)
+        # The first may be bad luck.  After that every attempt is a burden on who answers users, for a shadow that has
+        # lost its coverage anyway: three attempts in the first minute, then one a minute.
+        self._not_before = time.monotonic() + min(8.0 ** (self._deaths - 1), LONGEST_PAUSE)
 
     async def _end(self) -> None:
         if self._child is not None:

@@ -1,11 +1,13 @@
 """The shadow in its own process: what it logs, what its faults cost, and what its log shows of a planted bug."""
 
 import asyncio
+import os
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from deployments.gateway.breaker import Breaker
 from deployments.gateway.features import RequestFeatures
 from deployments.gateway.query import Query
 from deployments.gateway.serving import Loaded, Serving
+from deployments.gateway.shadow_process import Child
 from deployments.gateway.shadowing import Shadow
 from ranking.assignment import RoutingTable
 from ranking.bundle import Bundle
@@ -259,3 +262,17 @@ def test_a_request_that_is_being_scored_when_the_gateway_ends_has_one_outcome_to
     asyncio.run(ended())
     box.log.rotate(NOW)
     assert box.outcomes() == {"dropped": 3}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a class of processes for idle time")
+@pytest.mark.parametrize("idle", [False, True])
+def test_the_process_steps_back_from_its_first_import_on(idle: bool) -> None:
+    async def started() -> tuple[int, int]:
+        child = await Child.start("deployments.gateway.shadow_child", cast(Loaded, None), idle=idle)
+        try:
+            pid = child.process.pid
+            return os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid)
+        finally:
+            await child.kill()
+
+    assert asyncio.run(started()) == (10, os.SCHED_IDLE if idle else os.SCHED_OTHER)
