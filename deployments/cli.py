@@ -193,7 +193,7 @@ def simulate(
     ] = None,
     tick_minutes: Annotated[
         int | None,
-        typer.Option(help="Traffic: time between two looks. [default: 30; 120 in an A/B test]", min=1, max=1440),
+        typer.Option(help="Traffic: time between two looks. [default: 30; 240 in an A/B test]", min=1, max=1440),
     ] = None,
     seed: Annotated[int, typer.Option(help="Traffic: another seed is another crowd.", min=0)] = 0,
     speed: Annotated[

@@ -65,7 +65,7 @@ class Pace:
 
 
 USUAL = Pace()
-PACES = {"ab_test": Pace(days=10, tick_minutes=120, requests_per_day=8_000), "immediate": Pace(days=1)}
+PACES = {"ab_test": Pace(days=10, tick_minutes=240, requests_per_day=8_000), "immediate": Pace(days=1)}
 """By strategy, unless it was said: long enough to see its end.  An A/B test lasts a week and decides once a day."""
 
 
