@@ -8,6 +8,9 @@ from pydantic import Field, PositiveInt
 from ranking.sequential import final_bound
 from ranking.values import Knobs
 
+LEAST_PRE_PERIOD = timedelta(weeks=2)
+"""A shorter past of the users explains less of how they differ."""
+
 
 class ExperimentKnobs(Knobs):
     """How an A/B test is run and read.  Fixed when the test starts."""
@@ -61,6 +64,11 @@ class ExperimentKnobs(Knobs):
     def horizon(self) -> timedelta:
         """Length of the test."""
         return timedelta(weeks=self.weeks)
+
+    @property
+    def pre_period(self) -> timedelta:
+        """How far back the users' past is read for CUPED."""
+        return max(self.horizon, LEAST_PRE_PERIOD)
 
     @property
     def final_bound(self) -> float:

@@ -8,6 +8,7 @@ import pandas as pd
 from ranking import live
 from ranking.assignment import CONTROL, TREATMENT
 from ranking.experiment import Arms, ExperimentEvidence
+from ranking.experiment_knobs import ExperimentKnobs
 from ranking.times import Window
 from tasks.stage_logs import Logs, by_arm, clicks_until, holds_rows, ratio_of
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 
-def experiment_evidence(logs: Logs, horizon: timedelta) -> ExperimentEvidence | None:
+def experiment_evidence(logs: Logs, knobs: ExperimentKnobs) -> ExperimentEvidence | None:
     """Sums by user of an A/B test, up to the newest moment before which every label is final."""
-    found = _test(logs, horizon)
+    found = _test(logs, knobs)
     if found is None:
         return None
     until, arms, users = found
@@ -37,9 +38,9 @@ def experiment_evidence(logs: Logs, horizon: timedelta) -> ExperimentEvidence | 
     )
 
 
-def users_of_test(logs: Logs, horizon: timedelta) -> pd.DataFrame | None:
+def users_of_test(logs: Logs, knobs: ExperimentKnobs) -> pd.DataFrame | None:
     """Everything that is known of every user of an A/B test, in one row each; ``None`` while no label is final."""
-    found = _test(logs, horizon)
+    found = _test(logs, knobs)
     return None if found is None else found[2]
 
 
@@ -59,10 +60,10 @@ def daily_clicks(logs: Logs) -> pd.DataFrame | None:
     return found if len(found) else None
 
 
-def _test(logs: Logs, horizon: timedelta) -> "tuple[datetime, ir.Table, pd.DataFrame] | None":
+def _test(logs: Logs, knobs: ExperimentKnobs) -> "tuple[datetime, ir.Table, pd.DataFrame] | None":
     """Until when labels are final, every user's first arm, and what is summed of every user."""
     rollout = logs.rollout
-    until = min(logs.matured, rollout.entered + horizon)
+    until = min(logs.matured, rollout.entered + knobs.horizon)
     requests = logs.stage("requests", until) if until > rollout.entered else None
     if requests is None:
         return None
@@ -70,14 +71,14 @@ def _test(logs: Logs, horizon: timedelta) -> "tuple[datetime, ir.Table, pd.DataF
     clicks = clicks_until(logs, arms, until)
     if clicks is None:
         return None
-    beside = clicks.merge(_before(logs, horizon), on="user", how="left")
+    beside = clicks.merge(_before(logs, knobs.pre_period), on="user", how="left")
     beside = beside.merge(_user_sessions(logs, requests), on="user", how="left")
     counts = ("clicks_before", "impressions_before", "sessions", "bad")
     return until, arms, beside.fillna(dict.fromkeys(counts, 0.0)).assign(one=1.0)
 
 
-def _before(logs: Logs, horizon: timedelta) -> pd.DataFrame:
-    """What users did in the log before the stage, over as long a time: for CUPED.  Labels of then are final now."""
+def _before(logs: Logs, length: timedelta) -> pd.DataFrame:
+    """What users did in the log before the stage: for CUPED.  Labels of then are final now."""
     columns, start = logs.data.columns, logs.rollout.entered
     empty = pd.DataFrame({"user": pd.Series(dtype="str"), "clicks_before": [], "impressions_before": []})
     if not holds_rows(logs.data.uri):
@@ -86,7 +87,7 @@ def _before(logs: Logs, horizon: timedelta) -> pd.DataFrame:
     renamed = log.select(
         user=log[columns.user].cast("string"), time=log[columns.time], label=log[columns.label].cast("float64")
     )
-    past = Window(start=start - horizon, end=start - logs.maturity if logs.maturity < horizon else start)
+    past = Window(start=start - length, end=start - logs.maturity if logs.maturity < length else start)
     found: pd.DataFrame = live.before(live.timed_in(renamed, past.start, past.end)).execute()
     return found if len(found) else empty
 

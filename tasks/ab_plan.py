@@ -21,7 +21,7 @@ LONGEST_WEEKS = 8
 def plan_test(data: DataKnobs, knobs: ExperimentKnobs, now: datetime) -> Plan:
     """Plan an A/B test from the interaction log.
 
-    The baseline is as long as the test, and as long a time before it stands for CUPED's pre-period.
+    The baseline is as long as the test, and the time before it stands for CUPED's pre-period.
 
     Args:
         data: the log.
@@ -43,7 +43,7 @@ def plan_test(data: DataKnobs, knobs: ExperimentKnobs, now: datetime) -> Plan:
             raise EmptyWindow(f"The log {data.uri} has no row before {as_utc(now)}, so nothing can be planned from it.")
         reach = min(int((now - oldest.to_pydatetime()) / timedelta(weeks=1)), LONGEST_WEEKS)
         recent = live.before(live.timed_in(rows, now - horizon, now)).execute()
-        past = live.before(live.timed_in(rows, now - 2 * horizon, now - horizon)).execute()
+        past = live.before(live.timed_in(rows, now - horizon - knobs.pre_period, now - horizon)).execute()
         weeks = [
             int(live.timed_in(rows, now - timedelta(weeks=number), now).user.nunique().execute())
             for number in range(1, max(reach, 1) + 1)

@@ -53,7 +53,7 @@ def look(logs: Logs, now: datetime) -> Look:
         raise PromotionRefused(
             f"Rollout {rollout.id} is in stage {stage.name!r}, which is no A/B test. See `feedloop rollout status`."
         )
-    evidence = experiment_evidence(logs, stage.experiment.horizon)
+    evidence = experiment_evidence(logs, stage.experiment)
     readout = (
         None
         if evidence is None
@@ -64,7 +64,7 @@ def look(logs: Logs, now: datetime) -> Look:
 
 def _clickers(logs: Logs, stage: AbStage) -> ProportionTest | None:
     """Users with at least one click: one outcome per user, so a two-proportion test is right here."""
-    users = users_of_test(logs, stage.experiment.horizon)
+    users = users_of_test(logs, stage.experiment)
     if users is None:
         return None
     counts = {arm: users[users["arm"] == arm]["clicks"] for arm in (CONTROL, TREATMENT)}

@@ -64,7 +64,7 @@ def gather_evidence(
                 return ramp_evidence(logs, paired=stage.share < 1)
             case AbStage():
                 found = ramp_evidence(logs, paired=True)
-                return found.model_copy(update={"experiment": experiment_evidence(logs, stage.experiment.horizon)})
+                return found.model_copy(update={"experiment": experiment_evidence(logs, stage.experiment)})
             case InterleavingStage():
                 return StageEvidence(stage=rollout.stage, interleaving=votes_of(logs))
             case ShadowStage():
