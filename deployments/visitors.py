@@ -36,7 +36,9 @@ class Visitors:
         since, until = now - self.delay, now + LONGEST_TICK
         self.asked, shown = self.gateway.recalled(self.traffic.between(since, until), since, until)
         if not shown.empty:
-            self.waiting.append(self.traffic.outcomes(shown))
+            outcomes = self.traffic.outcomes(shown)
+            self.waiting.append(outcomes)
+            self.seen.append(outcomes.loc[outcomes[TIME] >= now, ["arm", "click", TRUTH]])
 
     def visit(self, start: datetime, end: datetime) -> int:
         """Let everybody come who comes in ``[start, end)``; gives the number of pages that were asked for."""
