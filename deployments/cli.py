@@ -212,7 +212,16 @@ def simulate(
     """
     session = session_of(config, json, verbose)
     if not traffic:
-        given = {"--challenger": challenger, "--strategy": strategy, "--gateway": gateway, "--users": users}
+        given = {
+            "--challenger": challenger,
+            "--strategy": strategy,
+            "--requests-per-day": requests_per_day,
+            "--users": users,
+            "--label-delay-hours": label_delay_hours,
+            "--tick-minutes": tick_minutes,
+            "--speed": speed,
+            "--gateway": gateway,
+        }
         alone = [name for name, value in given.items() if value is not None]
         if alone:
             raise typer.BadParameter(f"Without --traffic nobody visits, so {', '.join(alone)} would do nothing.")
