@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from deployments.cli import app
 from ranking.world import World, WorldKnobs, as_known_at
@@ -361,3 +362,24 @@ def test_simulate_adds_days_to_the_sample_feed(tmp_path: Path, capfd: pytest.Cap
     config.write_text("[world]\nusers = 101\n")
     assert app(["simulate", "--config", str(config), "--json"], standalone_mode=False) == 2
     assert "other [world] settings" in json.loads(capfd.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--challenger equal",
+        "--strategy canary",
+        "--requests-per-day 10",
+        "--users 10",
+        "--label-delay-hours 1",
+        "--tick-minutes 30",
+        "--speed 60",
+        "--gateway http://127.0.0.1:1",
+    ],
+)
+def test_an_option_of_visitors_is_refused_where_nobody_visits(option: str) -> None:
+    refused = CliRunner().invoke(app, ["simulate", *option.split()])
+    assert refused.exit_code == 2
+    # The terminal breaks the sentence anywhere, and puts it in a frame.
+    told = " ".join(refused.output.replace("│", " ").split())
+    assert f"Without --traffic nobody visits, so {option.split(maxsplit=1)[0]} would do nothing." in told
