@@ -150,7 +150,8 @@ class Shadow:
         async with self._using:
             try:
                 if self._child is None:
-                    self._child = await self._started(loaded)
+                    # One late answer can be a busy machine's fault.  Who fails again and again gets what is left over.
+                    self._child = await self._started(loaded, idle=self._deaths >= SUSPECT_DEATHS)
                 started = time.monotonic()
                 reply = await self._child.ask(
                     _question(waiting, loaded),
@@ -167,10 +168,9 @@ class Shadow:
         self._budget_ms -= 1000 * (time.monotonic() - started)
         self._note(waiting, ShadowOutcome.SCORED, reply)
 
-    async def _started(self, loaded: Loaded) -> Child:
+    async def _started(self, loaded: Loaded, *, idle: bool = False) -> Child:
         metrics.SHADOW_STARTS.inc()
-        # One late answer can be a busy machine's fault.  Who fails again and again gets what time is left over.
-        child = await Child.start(self._module, loaded, idle=self._deaths >= SUSPECT_DEATHS)
+        child = await Child.start(self._module, loaded, idle=idle)
         plan = {
             "bundle": str(self._bundles / loaded.ref.digest),
             "digest": loaded.ref.digest,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from deployments.gateway import shadowing
 from deployments.gateway.breaker import Breaker
 from deployments.gateway.features import RequestFeatures
 from deployments.gateway.query import Query
@@ -276,3 +277,36 @@ def test_the_process_steps_back_from_its_first_import_on(idle: bool) -> None:
             await child.kill()
 
     assert asyncio.run(started()) == (10, os.SCHED_IDLE if idle else os.SCHED_OTHER)
+
+
+def test_who_fails_twice_in_a_row_gets_idle_time_and_the_next_challenger_does_not_pay_for_it(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", "exit")
+    monkeypatch.setattr(shadowing, "LONGEST_PAUSE", 0.2)
+    starts: list[bool] = []
+    start = Child.start
+
+    async def noted(module: str, loaded: Loaded, *, idle: bool = False) -> Child:
+        starts.append(idle)
+        return await start(module, loaded, idle=idle)
+
+    monkeypatch.setattr(Child, "start", noted)
+
+    async def failing() -> None:
+        shadow = Shadow(ServingKnobs(), box.log, box.folder / "bundles", MODULE)
+        working = asyncio.create_task(shadow.run())
+        await shadow.prepare(box.loaded["2"])
+        query = box.query(1)
+        scores = box.loaded["1"].scorer.score(query.rows(box.loaded["1"]))
+        while len(starts) < 3 or shadow.waiting:
+            shadow.offer(box.serving, query, np.argsort(-scores), scores)
+            await asyncio.sleep(0.05)
+        await shadow.prepare(box.loaded["1"])
+        await shadow.close()
+        working.cancel()
+
+    asyncio.run(asyncio.wait_for(failing(), 120))
+    assert starts[:3] == [False, False, True]
+    assert all(starts[2:-1]), "as long as it fails"
+    assert starts[-1] is False
